@@ -1,0 +1,175 @@
+"""What is prescribed at the edge of a domain or inside it: boundary, initial, periodic conditions and data.
+
+A condition says what is known and where (``on``: the label of a boundary piece, a predicate ``x -> (n,) bool``, or None for
+everything that no earlier condition has taken). How strongly a solver enforces it is the solver's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Value = float | Callable[[Tensor], Tensor]
+Where = str | Callable[[Tensor], Tensor] | None
+
+__all__ = ["Condition", "Data", "Dirichlet", "Initial", "Neumann", "Periodic", "Robin", "Value", "Where", "evaluate"]
+
+
+def evaluate(name: str, value: Value, x: Tensor, finite: bool = True) -> Tensor:
+    """Values of a number or callable at points ``x (n, d)``, checked: shape ``(n,)`` and finite.
+
+    Args:
+        name: what the value is called in the error message.
+        value: a number, or a callable of the points.
+        x: points ``(n, d)``.
+        finite: whether to look for NaN and infinity (not possible inside `torch.func.vmap`).
+
+    Raises:
+        ValueError: for another shape, NaN or infinity; the message names a point.
+    """
+    if isinstance(value, (int, float)):
+        return torch.full((len(x),), float(value), dtype=x.dtype, device=x.device)
+    given = value(x)
+    if not isinstance(given, Tensor):
+        given = torch.as_tensor(given, dtype=x.dtype, device=x.device)
+    if given.ndim == 0:
+        given = given.expand(len(x))
+    if tuple(given.shape) != (len(x),):
+        shapes = f"{tuple(given.shape)} at points of shape {tuple(x.shape)}"
+        raise ValueError(f"{name} gave shape {shapes}, but must give one value per point, ({len(x)},)")
+    if not finite:
+        return given.to(x.dtype)
+    if not bool(given.isfinite().all()):
+        bad = x[~given.isfinite()][0].tolist()
+        raise ValueError(f"{name} is not finite at the point {[round(b, 6) for b in bad]}; finite values are needed there")
+    return given.to(x.dtype)
+
+
+def check_value(name: str, value: Any) -> None:
+    """Refuse what is neither a finite number nor callable."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value != value or abs(value) == float("inf"):
+            raise ValueError(f"{name} is {value}, but must be a finite number or a callable of the points (n, d)")
+    elif not callable(value):
+        raise TypeError(f"{name} is {value!r}, but must be a finite number or a callable of the points (n, d)")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Common face of everything that is prescribed on the boundary."""
+
+    @property
+    def name(self) -> str:
+        """The condition's name in tables of loss terms."""
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True)
+class Dirichlet(Condition):
+    """u = value; `component` says of which unknown of a system."""
+
+    value: Value = 0.0
+    on: Where = None
+    component: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the value."""
+        check_value("Dirichlet value", self.value)
+
+    def at(self, x: Tensor) -> Tensor:
+        """Prescribed values ``(n,)`` at boundary points."""
+        return evaluate("Dirichlet value", self.value, x)
+
+
+@dataclass(frozen=True)
+class Neumann(Condition):
+    """du/dn = flux along the outward normal; for `Elliptic` the conormal a |grad u|^(p-2) du/dn = flux."""
+
+    flux: Value = 0.0
+    on: Where = None
+    component: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the flux."""
+        check_value("Neumann flux", self.flux)
+
+    def at(self, x: Tensor) -> Tensor:
+        """Prescribed flux ``(n,)`` at boundary points."""
+        return evaluate("Neumann flux", self.flux, x)
+
+
+@dataclass(frozen=True)
+class Robin(Condition):
+    """du/dn + coefficient u = value; for `Elliptic` the conormal a |grad u|^(p-2) du/dn + coefficient u = value."""
+
+    coefficient: Value = 1.0
+    value: Value = 0.0
+    on: Where = None
+    component: int = 0
+
+    def __post_init__(self) -> None:
+        """Check coefficient and value."""
+        check_value("Robin coefficient", self.coefficient)
+        check_value("Robin value", self.value)
+
+    def at(self, x: Tensor) -> Tensor:
+        """Prescribed right-hand side ``(n,)``."""
+        return evaluate("Robin value", self.value, x)
+
+    def coefficient_at(self, x: Tensor) -> Tensor:
+        """The factor of u ``(n,)``."""
+        return evaluate("Robin coefficient", self.coefficient, x)
+
+
+@dataclass(frozen=True)
+class Periodic(Condition):
+    """u and its normal derivative agree on opposite sides of a box along `axis` (a coordinate's letter or index)."""
+
+    axis: str | int = 0
+
+
+@dataclass(frozen=True)
+class Initial(Condition):
+    """u = value at the initial time; inside a `PDE` the callable sees full points, inside an `Evolution` space only."""
+
+    value: Value = 0.0
+    component: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the value."""
+        check_value("Initial value", self.value)
+
+    def at(self, x: Tensor) -> Tensor:
+        """Prescribed values ``(n,)`` on the initial face."""
+        return evaluate("Initial value", self.value, x)
+
+
+@dataclass(frozen=True)
+class Data(Condition):
+    """Measured values of u at points inside the domain: what an inverse problem is fitted to.
+
+    Attributes:
+        points: ``(k, d)`` tensor or array.
+        values: ``(k,)`` tensor or array.
+        component: of which unknown of a system.
+    """
+
+    points: Tensor = field(default_factory=lambda: torch.empty(0, 1))
+    values: Tensor = field(default_factory=lambda: torch.empty(0))
+    component: int = 0
+
+    def __post_init__(self) -> None:
+        """Convert arrays and check shapes."""
+        points = torch.as_tensor(self.points, dtype=torch.float64)
+        values = torch.as_tensor(self.values, dtype=torch.float64)
+        if points.ndim != 2 or len(points) == 0 or values.shape != points.shape[:1]:
+            given = f"points {tuple(points.shape)} and values {tuple(values.shape)}"
+            raise ValueError(f"Data has {given}, but needs points (k, d) and values (k,) with k >= 1")
+        if not bool(points.isfinite().all() & values.isfinite().all()):
+            raise ValueError("Data has points or values that are NaN or infinite; drop those rows")
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "values", values)

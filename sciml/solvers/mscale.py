@@ -1,0 +1,170 @@
+"""Multi-scale networks trained on the equation: MscaleDNN (arXiv:2007.11207) and its relatives.
+
+The solution is u(x) = sum_i f_i(alpha_i x): subnetworks that see the domain stretched by their scale, so that what is
+oscillatory for one is slow for another. Training minimises the Ritz energy of an `Elliptic` problem or the squared residual
+of any problem.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sciml.calculus import Taylor
+from sciml.networks import Activation, Hard, Mscale, parameter_count, sine
+from sciml.objective import Batch, LeastSquares, Penalty, Ritz
+from sciml.optimizers import standard_errors
+from sciml.problem import PDE, Dirichlet, Elliptic, Evolution
+from sciml.domain import Ball, Box, Ellipsoid
+from sciml.solution import Solution
+from sciml.training import Adam, Callback, Stage, fit
+
+__all__ = ["Inverse", "MscaleSolver"]
+
+NetworkFactory = Callable[[int, int, torch.Generator], nn.Module]
+
+
+class Inverse(nn.Module):
+    """A network together with the scalars of an inverse problem, each trained relative to its starting size."""
+
+    def __init__(self, network: nn.Module, unknowns: Mapping[str, float]) -> None:
+        super().__init__()
+        p = next(network.parameters())
+        self.network, self.start = network, dict(unknowns)
+        self.shifts = nn.ParameterDict({k: nn.Parameter(p.new_zeros(())) for k in unknowns})
+
+    @property
+    def unknowns(self) -> dict[str, Tensor]:
+        """Current values: start + |start| shift (or the shift itself where the start is 0)."""
+        return {k: s + (abs(s) or 1.0) * self.shifts[k] for k, s in self.start.items()}
+
+    @property
+    def smoothness(self) -> float:
+        """That of the network."""
+        return getattr(self.network, "smoothness", float("inf"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network."""
+        return self.network(x)
+
+    def taylor(self, t: Taylor) -> Taylor:
+        """The network."""
+        return self.network.taylor(t)  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class MscaleSolver:
+    """Solve a problem with a multi-scale network.
+
+    Attributes:
+        scales: the alpha_i, one subnetwork each.
+        widths: hidden widths of each subnetwork.
+        activation: of the hidden layers.
+        kind: 2 for independent subnetworks, 1 for one network with a grouped first layer.
+        ritz: minimise the energy (True) or the squared residual (False); None takes the energy where the problem has one.
+        penalty: weight of the boundary terms: a number, a function of progress in [0, 1] (`objective.staged`), or a
+            mapping from term names.
+        stages: of the training.
+        interior: points inside per batch.
+        boundary: points on the boundary per batch.
+        hard: satisfy a constant Dirichlet value by construction; None does so where the domain is one box, ball or
+            ellipsoid.
+        network: ``(inputs, outputs, generator) -> Module`` replaces the network described above.
+        dtype: precision of the training.
+        device: where to train.
+    """
+
+    scales: Sequence[float] = (1, 2, 4, 8, 16, 32)
+    widths: Sequence[int] = (50, 50, 50)
+    activation: Activation = sine
+    kind: int = 2
+    ritz: bool | None = None
+    penalty: Penalty = 1000.0
+    stages: Sequence[Stage] = (Adam(5000),)
+    interior: int = 2000
+    boundary: int = 500
+    hard: bool | None = None
+    network: NetworkFactory | None = None
+    dtype: torch.dtype = torch.float64
+    device: str = "cpu"
+
+    def solve(
+        self,
+        problem: Elliptic | PDE | Evolution,
+        seed: int = 0,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: str | None = None,
+    ) -> Solution:
+        """Train a network on `problem`.
+
+        Args:
+            problem: what to solve.
+            seed: of initialisation and batches; the same seed gives the same numbers.
+            callbacks: see `training.fit`.
+            checkpoint: file for exact resumption.
+
+        Returns:
+            A `Solution`; its status says how training ended, its parameters the values of an inverse problem.
+        """
+        begun = time.perf_counter()
+        stated = problem.pde() if isinstance(problem, Evolution) else problem
+        generator = torch.Generator().manual_seed(seed)
+        network = self._network(stated, generator)
+        hard = self._hard(stated)
+        if hard is not None:
+            network = Hard(network, stated.domain, hard)
+        unknowns = stated.unknowns if isinstance(stated, PDE) else {}
+        model: nn.Module = Inverse(network, unknowns) if unknowns else network
+        model.to(self.device, self.dtype)
+        energy = self.ritz if self.ritz is not None else isinstance(stated, Elliptic)
+        objective: Ritz | LeastSquares = (Ritz if energy else LeastSquares)(stated, self.penalty)  # type: ignore[arg-type]
+        objective.check(model)
+
+        def batches(generator: torch.Generator) -> Batch:
+            return objective.sample(self.interior, self.boundary, generator, hard=hard is not None)
+
+        history = fit(model, objective, batches, self.stages, callbacks, checkpoint, seed)
+        parameters = None
+        if isinstance(model, Inverse):
+            batch = batches(torch.Generator().manual_seed(seed)).to(self.device, self.dtype)
+            errors = standard_errors(objective, model, batch)
+            parameters = {k: (float(v.detach()), errors[k]) for k, v in model.unknowns.items()}
+        cost = {"parameters": parameter_count(model), "steps": len(history.steps), "training_seconds": history.seconds}
+        return Solution(
+            network,
+            problem=problem,
+            history=history,
+            seconds=time.perf_counter() - begun,
+            status=history.status,
+            parameters=parameters,
+            cost=cost,
+        )
+
+    def _network(self, problem: Elliptic | PDE, generator: torch.Generator) -> nn.Module:
+        outputs = problem.components if isinstance(problem, PDE) else 1
+        if self.network is not None:
+            return self.network(problem.dim, outputs, generator)
+        return Mscale(
+            problem.dim,
+            self.widths,
+            self.scales,
+            outputs,
+            activation=self.activation,
+            kind=self.kind,
+            generator=generator,
+        )
+
+    def _hard(self, problem: Elliptic | PDE) -> float | None:
+        """The constant Dirichlet value to build in, or None for penalties."""
+        conditions = [c for c in problem.conditions if isinstance(c, Dirichlet)]
+        constant = [c.value for c in conditions if isinstance(c.value, (int, float)) and c.on is None]
+        whole = isinstance(problem, Elliptic) and len(problem.conditions) == len(constant) == 1
+        if self.hard is None:
+            return float(constant[0]) if whole and isinstance(problem.domain, (Box, Ball, Ellipsoid)) else None
+        if self.hard and not whole:
+            raise ValueError("hard=True needs one constant Dirichlet value on the whole boundary; use hard=False")
+        return float(constant[0]) if self.hard else None

@@ -1,0 +1,533 @@
+"""The one training loop.
+
+`fit` runs *stages* (`Adam`, `LBFGS`, ...) over batches of an objective. A stage is frozen data with ``start(model)``, which
+returns a stepper: an object with ``step(work)``, a ``reason`` once it wants to stop, and its state as a tree of tensors.
+So a new optimiser is one small class, and checkpoints, divergence, budgets, callbacks and progress are written once.
+
+A checkpoint holds everything that decides the rest of the run (parameters, optimiser, generator, history): a resumed run
+continues bit for bit as if it had never been interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sciml.objective import Batch, Objective
+from sciml.results import read_h5, write_h5
+
+Schedule = Callable[[float], float]
+Tree = Any  # nested dicts, lists and tuples of tensors and JSON values
+
+__all__ = [
+    "LBFGS",
+    "Adam",
+    "Callback",
+    "EarlyStopping",
+    "History",
+    "Stage",
+    "Step",
+    "StopTraining",
+    "constant",
+    "cosine",
+    "exponential",
+    "fit",
+]
+
+
+def constant(progress: float) -> float:
+    """A learning rate that stays."""
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    """A learning rate that falls to zero along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def exponential(final: float) -> Schedule:
+    """A learning rate that falls exponentially to `final` times its start."""
+    return lambda progress: final**progress
+
+
+class StopTraining(Exception):
+    """Raised by a callback to end the current fit; its message becomes the reason."""
+
+
+@dataclass
+class Work:
+    """What a stepper may use: the model, the objective and the current batch."""
+
+    model: nn.Module
+    objective: Objective
+    batch: Batch
+    terms: dict[str, float] = field(default_factory=dict)
+
+    def backward(self) -> Tensor:
+        """Loss at the current parameters, with gradients in ``.grad``."""
+        self.model.zero_grad(set_to_none=True)
+        terms = self.objective.terms(self.model, self.batch)
+        loss = torch.stack(list(terms.values())).sum()
+        loss.backward()
+        self.terms = {k: float(v.detach()) for k, v in terms.items()}
+        return loss.detach()
+
+
+class Stepper(Protocol):
+    """One running optimiser."""
+
+    reason: str
+
+    def step(self, work: Work) -> None:
+        """Move the parameters; leave the terms at the old parameters in ``work.terms``."""
+        ...
+
+    def state(self) -> Tree:
+        """All that decides the next steps."""
+        ...
+
+    def load(self, state: Tree) -> None:
+        """Restore `state`."""
+        ...
+
+
+class Stage(Protocol):
+    """A frozen description of one part of the training."""
+
+    @property
+    def steps(self) -> int:
+        """Number of calls of the stepper at most."""
+        ...
+
+    @property
+    def resample(self) -> int | None:
+        """Draw a new batch every so many steps; None keeps one batch for the stage."""
+        ...
+
+    def start(self, model: nn.Module) -> Stepper:
+        """Begin on a model."""
+        ...
+
+
+def _check_steps(stage: Any) -> None:
+    if not (isinstance(stage.steps, int) and stage.steps >= 1):
+        raise ValueError(f"{type(stage).__name__} steps is {stage.steps!r}, but must be a whole number >= 1")
+    if stage.resample is not None and stage.resample < 1:
+        raise ValueError(f"{type(stage).__name__} resample is {stage.resample!r}, but must be >= 1 or None")
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam on a fresh batch every `resample` steps.
+
+    Attributes:
+        steps: number of steps.
+        lr: learning rate at the start.
+        schedule: factor of the learning rate as a function of progress in [0, 1].
+        betas: decay of the two moments.
+        resample: draw a new batch every so many steps; None keeps one.
+    """
+
+    steps: int = 2000
+    lr: float = 1e-3
+    schedule: Schedule = cosine
+    betas: tuple[float, float] = (0.9, 0.999)
+    resample: int | None = 1
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _check_steps(self)
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"Adam lr is {self.lr}, but must be a positive number")
+
+    def start(self, model: nn.Module) -> Stepper:
+        """Begin on a model."""
+        return _AdamStepper(self, model)
+
+
+class _AdamStepper:
+    def __init__(self, stage: Adam, model: nn.Module) -> None:
+        self.stage, self.reason = stage, ""
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(parameters, lr=stage.lr, betas=stage.betas, fused=True)
+
+    def step(self, work: Work) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.stage.lr * self.stage.schedule(work.batch.progress)
+        work.backward()
+        self.optimizer.step()
+
+    def state(self) -> Tree:
+        return self.optimizer.state_dict()
+
+    def load(self, state: Tree) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Limited-memory BFGS with a strong Wolfe line search on a fixed batch; says why it stopped.
+
+    Attributes:
+        steps: iterations at most.
+        memory: curvature pairs kept.
+        tolerance: stop when the largest gradient entry is below it.
+        resample: draw a new batch (and forget the curvature) every so many steps; None keeps one.
+    """
+
+    steps: int = 500
+    memory: int = 50
+    tolerance: float = 1e-12
+    resample: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _check_steps(self)
+
+    def start(self, model: nn.Module) -> Stepper:
+        """Begin on a model."""
+        return _LBFGSStepper(self, model)
+
+
+class _LBFGSStepper:
+    def __init__(self, stage: LBFGS, model: nn.Module) -> None:
+        self.stage, self.reason, self.model = stage, "", model
+        self.batch: Batch | None = None
+        self.optimizer = self._fresh()
+
+    def _fresh(self) -> torch.optim.LBFGS:
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        return torch.optim.LBFGS(
+            parameters,
+            max_iter=2,
+            history_size=self.stage.memory,
+            tolerance_grad=self.stage.tolerance,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+
+    def step(self, work: Work) -> None:
+        if self.batch is not None and self.batch.blocks is not work.batch.blocks:
+            self.optimizer = self._fresh()
+        self.batch = work.batch
+        before = [p.detach().clone() for p in self.model.parameters()]
+        self.optimizer.step(work.backward)
+        largest = max(float(p.grad.abs().max()) for p in self.model.parameters() if p.grad is not None)
+        if largest <= self.stage.tolerance:
+            self.reason = f"gradient {largest:.1e} is below the tolerance {self.stage.tolerance:.1e}"
+        elif all(torch.equal(a, b) for a, b in zip(before, self.model.parameters(), strict=True)):
+            self.reason = f"the line search finds no decrease (gradient {largest:.1e}): the limit of this precision"
+
+    def state(self) -> Tree:
+        return self.optimizer.state_dict()
+
+    def load(self, state: Tree) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a callback sees after each step; it must not change any of it."""
+
+    number: int
+    stage: int
+    progress: float
+    seconds: float
+    loss: float
+    terms: Mapping[str, float]
+    model: nn.Module
+    objective: Objective
+    batch: Batch
+
+
+Callback = Callable[[Step], Mapping[str, Any] | None]
+
+
+class EarlyStopping:
+    """Callback: stop when the loss, averaged over `window` steps, has not fallen by `factor` for `patience` windows."""
+
+    def __init__(self, window: int = 100, patience: int = 10, factor: float = 0.999) -> None:
+        self.window, self.patience, self.factor = window, patience, factor
+        self.losses: list[float] = []
+        self.best, self.since = math.inf, 0
+
+    def __call__(self, step: Step) -> None:
+        """Watch one step."""
+        self.losses.append(step.loss)
+        if len(self.losses) < self.window:
+            return
+        mean, self.losses = sum(self.losses) / len(self.losses), []
+        # energies may be negative: "fallen" is measured against the size of the best value
+        self.since = 0 if mean < self.best - (1 - self.factor) * abs(self.best) or self.best == math.inf else self.since + 1
+        self.best = min(self.best, mean)
+        if self.since >= self.patience:
+            raise StopTraining(f"the loss has not fallen for {self.patience * self.window} steps")
+
+
+@dataclass
+class History:
+    """What happened: per step the loss and its terms, what callbacks measured, and why each stage ended."""
+
+    steps: list[dict[str, float]] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    status: str = ""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run ended in a non-finite loss."""
+        return self.status.startswith("diverged")
+
+    def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Step numbers and values of a loss term ("loss", "energy", ...) or of something a callback recorded."""
+        rows = [r for r in (*self.steps, *self.records) if name in r]
+        return np.array([r["step"] for r in rows]), np.array([r[name] for r in rows])
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    batches: Callable[[torch.Generator], Batch],
+    stages: Sequence[Stage],
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
+    seed: int = 0,
+    max_seconds: float | None = None,
+    label: str = "training",
+) -> History:
+    """Train `model` in place.
+
+    Args:
+        model: its parameters with ``requires_grad`` are trained.
+        objective: gives the named terms whose sum is the loss.
+        batches: draws a batch from a generator.
+        stages: run in order.
+        callbacks: called after every step; a returned mapping is added to ``history.records``.
+        checkpoint: a file that is written every half minute and on Ctrl-C, and continued from if it exists.
+        seed: of the batches.
+        max_seconds: optional budget of wall time; the default never looks at the clock, so that runs repeat.
+        label: shown beside the progress bar.
+
+    Returns:
+        The history; ``history.status`` is a sentence. A diverged run gets the last parameters with a finite loss.
+    """
+    run = _Run(model, objective, batches, stages, callbacks, checkpoint, seed, max_seconds)
+    with _progress(label, sum(s.steps for s in stages)) as advance:
+        try:
+            run.loop(advance)
+        except KeyboardInterrupt:
+            run.save()
+            raise
+    if checkpoint is not None and not run.history.diverged:
+        run.save()
+    return run.history
+
+
+class _Run:
+    """The state of a fit, in one place so that it can be saved and restored."""
+
+    def __init__(self, model, objective, batches, stages, callbacks, checkpoint, seed, max_seconds) -> None:  # type: ignore[no-untyped-def]
+        self.model, self.objective, self.batches, self.stages = model, objective, batches, tuple(stages)
+        self.callbacks, self.max_seconds = tuple(callbacks), max_seconds
+        self.path = None if checkpoint is None else Path(checkpoint)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.history = History()
+        self.stage = self.step = self.total = 0
+        self.stepper: Stepper | None = None
+        self.batch: Batch | None = None
+        self.drawn_from = self.generator.get_state()
+        self.finished = False
+        if self.path is not None and self.path.exists():
+            self.restore()
+        self.before = self.history.seconds
+        self.begun = self.saved = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.begun
+
+    def loop(self, advance: Callable[[int, float], None]) -> None:
+        while self.stage < len(self.stages) and not self.finished:
+            stage = self.stages[self.stage]
+            if self.stepper is None:
+                self.stepper = stage.start(self.model)
+            reason = self.run_stage(stage, self.stepper, advance)
+            self.history.reasons.append(f"{type(stage).__name__}: {reason}")
+            self.stage, self.step, self.stepper, self.batch = self.stage + 1, 0, None, None
+        self.finished = True
+        self.history.seconds = self.seconds
+        if not self.history.status:
+            self.history.status = "; ".join(self.history.reasons)
+
+    def run_stage(self, stage: Stage, stepper: Stepper, advance: Callable[[int, float], None]) -> str:
+        good: list[Tensor] = []
+        while self.step < stage.steps:
+            batch = self.next_batch(stage)
+            work = Work(self.model, self.objective, batch.at(self.step / stage.steps))
+            backup = [p.detach().clone() for p in self.model.parameters()]
+            stepper.step(work)
+            loss = sum(work.terms.values())
+            first = self.history.steps[0]["loss"] if self.history.steps else loss
+            # penalties grow by a factor of 500 at most; nothing healthy grows by a hundred million
+            if not math.isfinite(loss) or abs(loss) > 1e8 * (1 + abs(first)):
+                return self.diverge(stage, loss, good or backup)
+            good = backup
+            row = {"step": float(self.total), "seconds": self.seconds, "loss": loss, **work.terms}
+            self.history.steps.append(row)
+            self.step, self.total = self.step + 1, self.total + 1
+            advance(1, loss)
+            stopped = self.call_back(work, loss)
+            self.history.seconds = self.seconds
+            if stopped:
+                self.finished = True
+                return stopped
+            if stepper.reason:
+                return stepper.reason
+            if self.max_seconds is not None and self.seconds > self.max_seconds:
+                self.finished = True
+                return f"time budget of {self.max_seconds:g} s used after {self.step} steps"
+            if self.path is not None and time.perf_counter() - self.saved > 30:
+                self.save()
+        return f"all {stage.steps} steps done"
+
+    def next_batch(self, stage: Stage) -> Batch:
+        due = stage.resample is not None and self.step % stage.resample == 0
+        if self.batch is None or due:
+            self.drawn_from = self.generator.get_state()
+            p = next(iter(self.model.parameters()))
+            self.batch = self.batches(self.generator).to(p.device, p.dtype)
+        return self.batch
+
+    def call_back(self, work: Work, loss: float) -> str:
+        step = Step(
+            self.total - 1,
+            self.stage,
+            work.batch.progress,
+            self.seconds,
+            loss,
+            work.terms,
+            self.model,
+            self.objective,
+            work.batch,
+        )
+        try:
+            for callback in self.callbacks:
+                measured = callback(step)
+                if measured:
+                    self.history.records.append({"step": step.number, "seconds": step.seconds, **measured})
+        except StopTraining as stop:
+            return str(stop) or "stopped by a callback"
+        return ""
+
+    def diverge(self, stage: Stage, loss: float, good: list[Tensor]) -> str:
+        with torch.no_grad():
+            for p, g in zip(self.model.parameters(), good, strict=True):
+                p.copy_(g)
+        self.finished = True
+        name = type(stage).__name__
+        self.history.status = (
+            f"diverged: the loss became {loss} at step {self.total} ({name}); lower the learning rate or the penalty"
+        )
+        return "diverged"
+
+    def save(self) -> None:
+        if self.path is None:
+            return
+        state = {
+            "model": dict(self.model.state_dict()),
+            "stepper": None if self.stepper is None else self.stepper.state(),
+            "generator": self.generator.get_state() if self.batch is None else self.drawn_from,
+            "has_batch": self.batch is not None,
+            "after": self.generator.get_state(),
+            "position": [self.stage, self.step, self.total],
+            "finished": self.finished,
+            "history": vars(self.history),
+        }
+        arrays: dict[str, np.ndarray] = {}
+        write_h5(self.path, {"kind": "checkpoint", "tree": _flatten(state, arrays)}, arrays)
+        self.saved = time.perf_counter()
+
+    def restore(self) -> None:
+        description, arrays = read_h5(self.path)
+        if description.get("kind") != "checkpoint":
+            raise ValueError(f"{self.path} is not a checkpoint of a training run")
+        state = _unflatten(description["tree"], arrays)
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ValueError(f"{self.path} is the checkpoint of another network; remove it or use another folder") from error
+        self.history = History(**state["history"])
+        self.stage, self.step, self.total = state["position"]
+        self.finished = state["finished"]
+        if self.stage < len(self.stages) and state["stepper"] is not None:
+            self.stepper = self.stages[self.stage].start(self.model)
+            self.stepper.load(state["stepper"])
+        self.generator.set_state(state["generator"])
+        if state["has_batch"]:
+            self.drawn_from = state["generator"]
+            p = next(iter(self.model.parameters()))
+            self.batch = self.batches(self.generator).to(p.device, p.dtype)
+
+
+def _flatten(tree: Tree, arrays: dict[str, np.ndarray]) -> Any:
+    """Turn a tree into JSON, moving its tensors to `arrays`."""
+    if isinstance(tree, Tensor):
+        name = f"a{len(arrays)}"
+        arrays[name] = tree.detach().cpu().numpy()
+        return {"array": name}
+    if isinstance(tree, Mapping):
+        return {"map": [[_flatten(k, arrays), _flatten(v, arrays)] for k, v in tree.items()]}
+    if isinstance(tree, (list, tuple)):
+        return {"list": [_flatten(v, arrays) for v in tree], "tuple": isinstance(tree, tuple)}
+    if isinstance(tree, np.generic):
+        return tree.item()
+    return tree
+
+
+def _unflatten(tree: Any, arrays: Mapping[str, np.ndarray]) -> Tree:
+    if not isinstance(tree, dict):
+        return tree
+    if "array" in tree:
+        return torch.as_tensor(np.array(arrays[tree["array"]]))
+    if "map" in tree:
+        return {_unflatten(k, arrays): _unflatten(v, arrays) for k, v in tree["map"]}
+    members = [_unflatten(v, arrays) for v in tree["list"]]
+    return tuple(members) if tree["tuple"] else members
+
+
+class _progress:
+    """A progress bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self.bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, TextColumn("loss {task.fields[loss]}"), console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task(label, total=total, loss="-")
+
+    def __enter__(self) -> Callable[[int, float], None]:
+        if self.bar is None:
+            return lambda steps, loss: None
+        self.bar.start()
+        return self.advance
+
+    def advance(self, steps: int, loss: float) -> None:
+        assert self.bar is not None
+        self.bar.update(self.task, advance=steps, loss=f"{loss:.3e}")
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
