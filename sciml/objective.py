@@ -328,7 +328,7 @@ class Ritz(_Sampled):
                     n = g.detach() / (length + 1e-12)
                     g = length ** (p / 2 - 1) * (g + ((p - 1) ** 0.5 - 1) * n * (n * g).sum(-1, keepdim=True))
                 parts.append(((w * a).sqrt()[:, None] * g).reshape(-1))
-                if bool((c > 0).any()):
+                if self.problem.has_reaction:
                     parts.append((w * c).sqrt() * u.value)
             elif isinstance(condition, Robin):
                 parts.append((w * block.given[1]).sqrt() * field(block.x))  # type: ignore[operator]

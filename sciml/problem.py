@@ -280,6 +280,11 @@ class Elliptic(_Boundary):
         return self.p == 2
 
     @property
+    def has_reaction(self) -> bool:
+        """Whether there is a reaction term at all."""
+        return not (isinstance(self._reaction, (int, float)) and self._reaction == 0)
+
+    @property
     def constant_diffusion(self) -> float | None:
         """The diffusion if it is a number, else None."""
         return float(self._diffusion) if isinstance(self._diffusion, (int, float)) else None

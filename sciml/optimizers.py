@@ -1,0 +1,252 @@
+"""Second-order stages for `training.fit`: Gauss-Newton on per-sample Jacobians.
+
+Row i of a least-squares residual depends on point i alone, so its parameter Jacobian is one batched gradient
+(`torch.func.vmap`), never a backward pass per row. With J (n, p) in hand, a Levenberg-Marquardt step solves
+
+    (J^T J + lambda I) delta = -J^T r        (primal, p <= n)     or
+    delta = -J^T (J J^T + lambda I)^-1 r     (sample space, p > n; the same vector by the Woodbury identity).
+
+For a Ritz energy the gradient is the energy's and J that of `Objective.metric_vector`: energy natural gradient descent
+(Mueller and Zeinhofer, arXiv:2302.13163).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sciml.conditions import Data
+from sciml.objective import Batch, Block, LeastSquares, Ritz
+from sciml.training import Stepper, Work, _check_steps
+
+__all__ = ["GaussNewton", "sample_jacobian", "standard_errors"]
+
+Parameters = dict[str, Tensor]
+
+
+class _Methods(nn.Module):
+    """Lets `functional_call` reach every method of a model, not only forward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, name: str, *arguments: Any) -> Any:
+        member = getattr(self.model, name)
+        return member(*arguments) if callable(member) else member
+
+
+class _At:
+    """The model as a Field at other parameters."""
+
+    def __init__(self, methods: _Methods, parameters: Parameters) -> None:
+        self._methods, self._parameters = methods, {f"model.{k}": v for k, v in parameters.items()}
+        if hasattr(methods.model, "taylor"):
+            self.taylor = lambda t: self._call("taylor", t)
+        if hasattr(methods.model, "unknowns"):
+            self.unknowns = self._call("unknowns")
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return torch.func.functional_call(self._methods, self._parameters, (name, *arguments))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._call("__call__", x)
+
+
+def _trainable(model: nn.Module) -> Parameters:
+    return {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
+
+
+def _flat(tree: Parameters, leading: int) -> Tensor:
+    return torch.cat([v.reshape(*v.shape[:leading], -1) for v in tree.values()], -1)
+
+
+def _assign(model: nn.Module, start: Tensor) -> None:
+    offset = 0
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.copy_(start[offset : offset + p.numel()].reshape(p.shape))
+                offset += p.numel()
+
+
+def sample_jacobian(
+    vector: Callable[[Any, Batch], Tensor], model: nn.Module, batch: Batch, entries: int = 20_000_000
+) -> tuple[Tensor, Tensor, dict[str, slice]]:
+    """A residual vector and its Jacobian with respect to the trainable parameters.
+
+    Args:
+        vector: ``(field, batch) -> (rows,)``; rows of a point may depend on that point only.
+        model: the network.
+        batch: the points.
+        entries: Jacobian entries computed at a time, which bounds the memory of intermediates.
+
+    Returns:
+        ``r (rows,)``, ``J (rows, parameters)`` and the rows of each block by name. Rows are ordered point by point.
+    """
+    methods, parameters = _Methods(model), _trainable(model)
+    count = sum(p.numel() for p in parameters.values())
+    rows, jacobians, slices, begin = [], [], {}, 0
+    for name, block in batch.blocks.items():
+        tensors, rebuild = _open(block)
+
+        def single(p: Parameters, *at: Tensor, name: str = name, rebuild: Any = rebuild) -> tuple[Tensor, Tensor]:
+            one = Batch({name: rebuild([t[None] for t in at])}, batch.progress)
+            r = vector(_At(methods, p), one)
+            return r, r
+
+        each = torch.func.vmap(
+            torch.func.jacrev(single, has_aux=True),
+            in_dims=(None, *[0] * len(tensors)),
+            chunk_size=max(1, entries // (8 * count)),
+        )
+        jac, r = each(parameters, *tensors)
+        rows.append(r.reshape(-1))
+        jacobians.append(_flat(jac, 2).reshape(-1, count))
+        slices[name] = slice(begin, begin + len(rows[-1]))
+        begin += len(rows[-1])
+    return torch.cat(rows), torch.cat(jacobians), slices
+
+
+def _open(block: Block) -> tuple[list[Tensor], Callable[[list[Tensor]], Block]]:
+    """A block as a list of per-point tensors, and the way back."""
+    parts = [block.x, block.weight, block.normals, block.partner, *block.given]
+    present = [k for k, t in enumerate(parts) if t is not None]
+
+    def rebuild(tensors: list[Tensor]) -> Block:
+        full: list[Any] = [None] * len(parts)
+        for k, t in zip(present, tensors, strict=True):
+            full[k] = t
+        given = type(block.given)(*full[4:]) if hasattr(block.given, "_fields") else tuple(full[4:])
+        return Block(full[0], full[1], full[2], given, block.condition, full[3])
+
+    return [parts[k] for k in present], rebuild  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    """Levenberg-Marquardt for least squares, energy natural gradient for Ritz; float64 is strongly advised.
+
+    Attributes:
+        steps: at most.
+        damping: the first lambda, relative to the mean diagonal of J^T J; it adapts by the gain of each step.
+        tolerance: stop when the predicted decrease of the loss, relative to it, is below this.
+        resample: draw new points every so many steps; None keeps one batch.
+    """
+
+    steps: int = 100
+    damping: float = 1e-3
+    tolerance: float = 1e-14
+    resample: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _check_steps(self)
+        if not self.damping > 0:
+            raise ValueError(f"GaussNewton damping is {self.damping}, but must be positive")
+
+    def start(self, model: nn.Module) -> Stepper:
+        """Begin on a model."""
+        return _GaussNewtonStepper(self)
+
+
+class _GaussNewtonStepper:
+    def __init__(self, stage: GaussNewton) -> None:
+        self.stage, self.reason, self.relative = stage, "", stage.damping
+
+    def step(self, work: Work) -> None:
+        objective, model = work.objective, work.model
+        if not isinstance(objective, (LeastSquares, Ritz)):
+            raise TypeError(f"GaussNewton needs a LeastSquares or Ritz objective, but was given {type(objective).__name__}")
+        loss = float(work.backward())
+        m, jacobian, _ = sample_jacobian(objective.metric_vector, model, work.batch)
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        start = torch.cat([p.detach().reshape(-1) for p in trainable])
+        gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in trainable])
+        solve = _Damped(jacobian, gradient)
+        for _ in range(12):
+            delta, predicted = solve(self.relative)
+            if predicted <= self.stage.tolerance * (abs(loss) if loss else 1.0):
+                self.reason = f"the predicted decrease is below {self.stage.tolerance:.0e} of the loss"
+                break
+            _assign(model, start + delta)
+            with torch.no_grad():
+                trial = float(sum(objective.terms(model, work.batch).values()))
+            gain = (loss - trial) / predicted
+            if gain > 1e-4:
+                self.relative = max(self.relative * max(1 / 9, 1 - (2 * min(gain, 1.0) - 1) ** 3), 1e-16)
+                return
+            self.relative = min(self.relative * 8, 1e8)
+        else:
+            self.reason = "no damping gives a decrease: the limit of this precision and these points"
+        _assign(model, start)
+
+    def state(self) -> Any:
+        return {"relative": self.relative}
+
+    def load(self, state: Any) -> None:
+        self.relative = state["relative"]
+
+
+class _Damped:
+    """Solves (J^T J + lambda I) delta = -g for several lambda from one product of J with itself."""
+
+    def __init__(self, jacobian: Tensor, gradient: Tensor) -> None:
+        self.j, self.g = jacobian, gradient
+        n, p = jacobian.shape
+        self.primal = p <= n
+        self.gram = jacobian.T @ jacobian if self.primal else jacobian @ jacobian.T
+        self.scale = float(self.gram.diagonal().sum()) / p
+
+    def __call__(self, relative: float) -> tuple[Tensor, float]:
+        """The step and the decrease of the loss that the quadratic model predicts for it."""
+        damping = relative * self.scale
+        while True:
+            a = self.gram.clone()
+            a.diagonal().add_(damping)
+            factor, failed = torch.linalg.cholesky_ex(a)
+            if not int(failed):
+                break
+            damping *= 10
+        if self.primal:
+            delta = -torch.cholesky_solve(self.g[:, None], factor)[:, 0]
+        else:
+            inner = torch.cholesky_solve((self.j @ self.g)[:, None], factor)[:, 0]
+            delta = -(self.g - self.j.T @ inner) / damping
+        curvature = (self.j @ delta).square().sum()
+        return delta, float(-(self.g @ delta) - 0.5 * curvature)
+
+
+def standard_errors(objective: LeastSquares | Ritz, model: nn.Module, batch: Batch) -> dict[str, float]:
+    """Linearised standard errors of the scalars of an inverse problem.
+
+    Every block of residuals counts as measured with its own root-mean-square misfit, the network's weights have a weak
+    unit prior, and the scalars none: cov = (J^T S^-1 J + P)^-1.
+
+    Returns:
+        One standard error per entry of ``model.unknowns``.
+    """
+    if not isinstance(objective, LeastSquares):
+        raise TypeError("standard errors need a least-squares objective")
+    r, j, slices = sample_jacobian(objective.residuals, model, batch)
+    for name, rows in slices.items():
+        freedom = 1
+        if isinstance(batch.blocks[name].condition, Data):
+            freedom = max(1, len(r[rows]) - len(model.unknowns))  # type: ignore[arg-type]
+        else:
+            freedom = len(r[rows])
+        j[rows] /= (r[rows].square().sum() / freedom).sqrt() + 1e-300
+    names = [k for k, p in model.named_parameters() if p.requires_grad for _ in range(p.numel())]
+    shift = torch.tensor([k.startswith("shifts.") for k in names], device=j.device)
+    information = j.T @ j
+    information.diagonal().add_((~shift).to(j.dtype))
+    covariance = torch.linalg.pinv(information, hermitian=True)
+    variances = covariance.diagonal()[shift]
+    scales = [abs(s) or 1.0 for s in model.start.values()]  # type: ignore[union-attr,operator]
+    order = [k.removeprefix("shifts.") for k in names if k.startswith("shifts.")]
+    by_name = dict(zip(order, variances.clamp_min(0).sqrt().tolist(), strict=True))
+    return {k: by_name[k] * scale for k, scale in zip(model.start, scales, strict=True)}  # type: ignore[arg-type]
