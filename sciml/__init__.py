@@ -7,7 +7,7 @@
     reference = FiniteDifference(n=256).solve(problem)
     compare(solution, reference, problem.domain)["rel_l2"]
 
-The names below are resolved on first use (PEP 562), so `import sciml` costs nothing and the command line answers at once.
+The names are resolved on first use (PEP 562): `import sciml` costs nothing and the command line answers at once.
 """
 
 from importlib import import_module
