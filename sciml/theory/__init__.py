@@ -1,0 +1,35 @@
+"""Diagnostics of networks and of their training: in frequency, in parameter space, in function space.
+
+Every diagnostic attaches to any torch network and any training run, see `sciml.theory.diagnostic`:
+
+    from sciml import theory
+    probe = theory.FrequencyProbe(...)
+    solution = MscaleSolver().solve(problem, callbacks=[probe])   # live
+    probe.measure(solution)                                       # or afterwards
+    probe.plot().savefig("frequencies.png")
+
+The names below are resolved on first use.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_ROOMS = {
+    "diagnostic": ("Diagnostic", "Snapshots", "State", "every", "log_spaced", "replay", "untouched"),
+    "functional": ("at", "loss_closures", "parameters_of"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted(_ROOM_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'sciml.theory' has no attribute {name!r}; its names are {', '.join(__all__)}")
+    value = getattr(import_module(f"sciml.theory.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

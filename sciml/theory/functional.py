@@ -1,0 +1,89 @@
+"""A network as a function of its parameters: what losses, kernels and curvatures are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sciml.calculus import Field
+
+Parameters = dict[str, Tensor]
+Closure = Callable[[Parameters], Tensor]
+
+__all__ = ["Closure", "Parameters", "at", "flatten", "loss_closures", "parameters_of"]
+
+
+class _Methods(nn.Module):
+    """Lets `functional_call` reach every method of a model, not only forward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, name: str, *arguments: Any) -> Any:
+        member = getattr(self.model, name)
+        return member(*arguments) if callable(member) else member
+
+
+class _At:
+    def __init__(self, model: nn.Module, parameters: Parameters) -> None:
+        self._methods = _Methods(model)
+        self._parameters = {f"model.{k}": v for k, v in parameters.items()}
+        if hasattr(model, "taylor"):
+            self.taylor = lambda t: self._call("taylor", t)
+        if hasattr(model, "unknowns"):
+            self.unknowns = self._call("unknowns")
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return torch.func.functional_call(self._methods, self._parameters, (name, *arguments))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._call("__call__", x)
+
+
+def parameters_of(model: nn.Module) -> Parameters:
+    """The trainable parameters by name, detached (they share memory with the model: do not write to them).
+
+    Raises:
+        TypeError: if `model` is not a torch module.
+        ValueError: if none of its parameters is trainable.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}, but parameters belong to a torch.nn.Module")
+    trainable = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
+    if not trainable:
+        raise ValueError(f"model is a {type(model).__name__} without a parameter that has requires_grad")
+    return trainable
+
+
+def at(model: nn.Module, parameters: Parameters) -> Field:
+    """The model as a Field at other parameters; differentiable in them and, like the model, fast in its jets."""
+    return _At(model, parameters)
+
+
+def loss_closures(model: nn.Module, objective: Any, batch: Any) -> dict[str, Closure]:
+    """``params -> scalar`` for every term of an objective, and for their sum as "loss".
+
+    Args:
+        model: the network.
+        objective: anything with ``terms(field, batch) -> dict[str, Tensor]``.
+        batch: handed to it.
+    """
+    with torch.no_grad():
+        names = list(objective.terms(model, batch))
+
+    def term(name: str) -> Closure:
+        return lambda parameters: objective.terms(at(model, parameters), batch)[name]
+
+    def total(parameters: Parameters) -> Tensor:
+        return torch.stack(list(objective.terms(at(model, parameters), batch).values())).sum()
+
+    return {**{name: term(name) for name in names}, "loss": total}
+
+
+def flatten(tree: Mapping[str, Tensor], leading: int = 0) -> Tensor:
+    """All entries in one last axis: ``(*leading shape, number of parameters)``."""
+    return torch.cat([t.reshape(*t.shape[:leading], -1) for t in tree.values()], -1)
