@@ -32,7 +32,7 @@ import numpy as np
 
 from sciml.files import atomic, jsonable, read_h5, read_json, write_h5, write_json
 
-__all__ = ["Diverged", "Run", "begin", "environment", "read_h5", "read_run", "resumed", "write_h5"]
+__all__ = ["Diverged", "Interrupted", "Run", "begin", "environment", "read_h5", "read_run", "resumed", "write_h5"]
 
 _PARTIAL = ".partial"
 _PACKAGES = ("sciml-solvers", "torch", "numpy", "scipy", "h5py", "scikit-fem", "cantera", "matplotlib", "gmsh", "pyamg")
@@ -97,6 +97,10 @@ def _device() -> dict[str, Any]:
     return device
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run that was kept; the message is its folder."""
+
+
 class Run:
     """One experiment with one seed, writing into one folder.
 
@@ -104,12 +108,13 @@ class Run:
         path: the folder while it is being written.
         seed: of this run.
         metrics: what will become metrics.json.
+        load: reads a saved solution back, ``load(path, problem=problem)``; handed in, since solutions stand above.
     """
 
     def __init__(self, path: Path, seed: int, load: Callable[..., Any], provenance: dict[str, Any]) -> None:
         self.path, self.seed = path, seed
         self.metrics: dict[str, Any] = {}
-        self._load, self._provenance = load, provenance
+        self.load, self._provenance = load, provenance
         self._arrays: dict[str, np.ndarray] = {}
 
     def array(self, name: str, values: Any) -> None:
@@ -159,7 +164,7 @@ class Run:
         path, checkpoint = self.path / f"{name}.h5", self.path / f"{name}.checkpoint.h5"
         if path.exists():
             print(f"{name}: finished before the interruption, loaded", flush=True)
-            return self._load(path, problem=problem)
+            return self.load(path, problem=problem)
         print(f"{name}: {type(solver).__name__} ...", flush=True)
         seed = self.seed if seed is None else seed
         solution = solver.solve(problem, seed=seed, callbacks=callbacks, checkpoint=checkpoint)
@@ -215,10 +220,10 @@ def begin(path: Path, config: Mapping[str, Any], command: str, load: Callable[..
         yield run
         run._write("finished")
         os.replace(partial, path)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         run._write("interrupted")
         os.replace(partial, path)
-        raise
+        raise Interrupted(path) from interrupt
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         for folder in made:
@@ -259,8 +264,10 @@ def resumed(path: Path, load: Callable[..., Any]) -> Iterator[Run]:
         run._write("finished")
         if path.name.endswith(_PARTIAL):
             os.replace(path, path.with_name(path.name.removesuffix(_PARTIAL)))
-    except BaseException:
+    except BaseException as error:
         run._write("interrupted")
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(path) from error
         raise
 
 

@@ -1,8 +1,8 @@
 """A Solution is a function of points, with the record of how it was made; `compare` measures how far two functions are.
 
 Whatever made it (a network, a grid, a finite-element mesh, a Green's operator), a `Solution` is called the same way, so
-any two can be compared. A file of a Solution stores arrays and a description, never code; the closed table `_FIELDS` says
-which class restores each stored kind.
+any two can be compared. A file of a Solution stores arrays and a description, never code; the closed table `_FIELDS`
+says which class restores each stored kind.
 """
 
 from __future__ import annotations

@@ -1,0 +1,255 @@
+"""Experiments as files: find them, read their options, run them with seeds, bless their results.
+
+An experiment is a Python file with a docstring, a frozen dataclass `Config`, ``VARIANTS: dict[str, Config]`` and
+``run(config, run) -> metrics``; or, shorter, a user's file that only states ``problem = ...`` (and perhaps ``solver``).
+This module imports no torch: listing must answer at once, so it reads the files' syntax trees.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import shlex
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sciml.files import jsonable, write_json
+from sciml.options import configure, did_you_mean
+from sciml.results import Run, begin, read_run, resumed
+
+__all__ = ["Experiment", "Listing", "bless", "execute", "find", "listings", "resume"]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a problem's file says without being run: its name, the first line of its docstring, variants, options."""
+
+    name: str
+    summary: str
+    variants: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+def _folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise OSError(f"{package} is not installed; inside a checkout, install with `pip install -e .`")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def listings() -> list[Listing]:
+    """All problems of the package, by name."""
+    found = (_listing(path) for path in sorted(_folder("sciml.problems").glob("*.py")))
+    return [listing for listing in found if listing.variants]
+
+
+def _listing(path: Path) -> Listing:
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    variants: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    for node in tree.body:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        if any(isinstance(t, ast.Name) and t.id == "VARIANTS" for t in targets):
+            keys = getattr(getattr(node, "value", None), "keys", [])
+            variants = tuple(str(k.value) for k in keys if isinstance(k, ast.Constant))
+        if isinstance(node, ast.ClassDef) and node.name == "Config":
+            members = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+            options = tuple(ast.unparse(n) for n in members)
+    summary = (ast.get_docstring(tree) or "").split("\n")[0]
+    return Listing(path.stem, summary, variants, options)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment ready to run.
+
+    Attributes:
+        name: of the problem.
+        source: how the command line calls it: its name, or the path of a user's file.
+        variants: configurations by name; empty for a file that only states a problem.
+        run: ``run(config, run) -> metrics``.
+    """
+
+    name: str
+    source: str
+    variants: Mapping[str, Any]
+    run: Callable[[Any, Run], Mapping[str, Any]]
+
+
+def find(source: str) -> Experiment:
+    """The experiment called `source`: a problem of the package, or a user's file ending in ``.py``.
+
+    Raises:
+        ValueError: if there is none, naming those that there are.
+        OSError: if the file does not exist.
+    """
+    if source.endswith(".py"):
+        source = str(Path(source).resolve())  # a run is resumed from anywhere
+        module = _import_file(Path(source))
+    else:
+        names = [listing.name for listing in listings()]
+        if source not in names:
+            hint = did_you_mean(source, names)
+            raise ValueError(f"there is no problem {source!r}; {hint} (and files of your own, ending in .py)")
+        module = importlib.import_module(f"sciml.problems.{source}")
+    name = Path(source).stem
+    if hasattr(module, "VARIANTS") and hasattr(module, "run"):
+        return Experiment(name, source, module.VARIANTS, module.run)
+    if hasattr(module, "problem"):
+        from sciml.own import run_own
+
+        return Experiment(name, source, {}, lambda config, run: run_own(module, run))
+    raise ValueError(f"{source} defines neither `problem` nor `VARIANTS` and `run`, so there is nothing to run in it")
+
+
+def _import_file(path: Path) -> types.ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"_file_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.append(str(path.parent))  # the file may import its neighbours
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
+    spec.loader.exec_module(module)
+    return module
+
+
+def execute(
+    experiment: Experiment, variant: str | None, overrides: Sequence[str], seeds: Sequence[int], out: Path
+) -> Path:
+    """Run an experiment into a new folder below `out`; several seeds make one folder with a run of each inside.
+
+    Returns:
+        The run folder.
+    """
+    chosen, config = configure(experiment.variants, variant, overrides, experiment.name)
+    settings = {
+        "problem": experiment.source,
+        "variant": chosen,
+        "overrides": list(overrides),
+        "config": config,
+        **({"seed": seeds[0]} if len(seeds) == 1 else {"seeds": list(seeds)}),
+    }
+    path = _free(out, experiment.name, chosen, seeds)
+    with begin(path, settings, _command(settings), _load()) as run:
+        _fill(run, experiment, config, settings)
+    return path
+
+
+def resume(path: Path) -> Path:
+    """Continue an interrupted run from its checkpoints, with the configuration that it began with.
+
+    Raises:
+        ValueError: if the folder is not an unfinished run, or its problem is no longer configured in the same way.
+    """
+    if not path.exists() and path.with_name(path.name + ".partial").exists():
+        path = path.with_name(path.name + ".partial")
+    settings, _, _ = read_run(path)
+    experiment = find(settings["problem"])
+    _, config = configure(experiment.variants, settings["variant"] or None, settings["overrides"], experiment.name)
+    if jsonable(config) != settings["config"]:
+        raise ValueError(f"{path} began with another configuration than {settings['problem']} has now; run it anew")
+    with resumed(path, _load()) as run:
+        _fill(run, experiment, config, settings)
+    return path.with_name(path.name.removesuffix(".partial"))
+
+
+def _fill(run: Run, experiment: Experiment, config: Any, settings: Mapping[str, Any]) -> None:
+    if "seed" in settings:
+        metrics = experiment.run(config, run)
+        if not isinstance(metrics, Mapping):
+            raise TypeError(f"run in {experiment.source} returned {metrics!r}, but must return a mapping of metrics")
+        run.metrics.update(metrics)
+        return
+    by_seed = {}
+    for seed in settings["seeds"]:
+        path = run.path / f"seed{seed}"
+        unfinished = [p for p in (path, path.with_name(path.name + ".partial")) if p.exists()]
+        inner = {**{k: v for k, v in settings.items() if k != "seeds"}, "seed": seed}
+        if not unfinished:
+            with begin(path, inner, _command(inner), run.load) as child:
+                _fill(child, experiment, config, inner)
+        elif read_run(unfinished[0])[2] is None:
+            with resumed(unfinished[0], run.load) as child:
+                _fill(child, experiment, config, inner)
+        by_seed[f"seed {seed}"] = read_run(path)[2]
+    run.metrics.update(summarise(by_seed))
+
+
+def summarise(by_seed: Mapping[str, Any]) -> dict[str, Any]:
+    """Median, minimum and maximum of every number over the seeds, and the seeds' own metrics."""
+    values = list(by_seed.values())
+    summary = {name: _combine(values, f) for name, f in (("median", statistics.median), ("min", min), ("max", max))}
+    return {**summary, "seeds": dict(by_seed)}
+
+
+def _combine(values: Sequence[Any], statistic: Callable[[Sequence[Any]], Any]) -> Any:
+    first = values[0]
+    if all(isinstance(v, Mapping) and v.keys() == first.keys() for v in values):
+        return {k: _combine([v[k] for v in values], statistic) for k in first}
+    if all(isinstance(v, list) and len(v) == len(first) for v in values):
+        return [_combine(column, statistic) for column in zip(*values, strict=True)]
+    if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+        return statistic(values)
+    return first if all(v == first for v in values) else "varies"
+
+
+def _load() -> Callable[..., Any]:
+    from sciml.solution import load
+
+    return load
+
+
+def _free(out: Path, name: str, variant: str, seeds: Sequence[int]) -> Path:
+    which = f"seed{seeds[0]}" if len(seeds) == 1 else f"{len(seeds)}seeds"
+    stem = "-".join(part for part in (name, variant, which, time.strftime("%Y%m%d-%H%M%S")) if part)
+    path, k = out / stem, 2
+    while path.exists() or path.with_name(path.name + ".partial").exists():
+        path, k = out / f"{stem}-{k}", k + 1
+    return path
+
+
+def _command(settings: Mapping[str, Any]) -> str:
+    words = ["sciml", "run", settings["problem"], *([settings["variant"]] if settings["variant"] else [])]
+    for override in settings["overrides"]:
+        words += ["--set", override]
+    seeds = settings.get("seeds") or [settings["seed"]]
+    words += ["--seeds" if len(seeds) > 1 else "--seed", ",".join(map(str, seeds))]
+    return shlex.join(words)
+
+
+def bless(path: Path, folder: Path | None = None) -> Path:
+    """Write a finished run's numbers to ``data/results/PROBLEM_VARIANT.json``, the only source of the README's numbers.
+
+    Args:
+        path: the run folder.
+        folder: where to; None takes the package's own ``data/results``.
+
+    Raises:
+        ValueError: if the run is unfinished, of a user's own file, or was not a variant as it stands.
+    """
+    settings, provenance, metrics = read_run(path)
+    if metrics is None:
+        raise ValueError(f"{path} is {provenance['status']}, but only a finished run can be blessed")
+    if settings["problem"].endswith(".py") or settings["overrides"]:
+        raise ValueError(
+            f"{path} was made by `{provenance['command']}`, but only a variant as it stands can be blessed"
+        )
+    record = {
+        "problem": settings["problem"],
+        "variant": settings["variant"],
+        "config": settings["config"],
+        "seeds": settings.get("seeds") or [settings["seed"]],
+        "metrics": metrics,
+        "provenance": provenance,
+    }
+    folder = _folder("sciml.data") / "results" if folder is None else folder
+    target = folder / f"{settings['problem']}_{settings['variant']}.json"
+    write_json(target, record)
+    return target
