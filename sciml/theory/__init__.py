@@ -15,8 +15,23 @@ from importlib import import_module
 from typing import Any
 
 _ROOMS = {
+    "aliasing": ("AliasAlarm", "alias"),
+    "basis": (
+        "Basis",
+        "Cosine",
+        "Fourier",
+        "Scattered",
+        "Sine",
+        "along",
+        "peaks",
+        "principal_direction",
+        "quadrature_weights",
+    ),
+    "filters": ("DeepFrequency", "FilterProbe", "filter_split", "low_frequency_ratio"),
+    "frequency": ("FrequencyProbe", "convergence_times", "f_principle_score", "jacobi_damping"),
+    "terms": ("FrequencyPreference", "TermBalance"),
     "diagnostic": ("Diagnostic", "Snapshots", "State", "every", "log_spaced", "replay", "untouched"),
-    "functional": ("at", "loss_closures", "parameters_of"),
+    "functional": ("at", "loss_closures", "parameter_jacobian", "parameters_of", "sample"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

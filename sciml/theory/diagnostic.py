@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -201,7 +201,7 @@ class Diagnostic:
         records: what was measured so far: "step", "seconds" and "name.key" entries.
     """
 
-    name: ClassVar[str] | str = "diagnostic"
+    name: str = "diagnostic"
 
     def __init__(self, schedule: Schedule | None = None, name: str | None = None) -> None:
         self.schedule = log_spaced() if schedule is None else schedule

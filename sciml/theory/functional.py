@@ -13,7 +13,19 @@ from sciml.calculus import Field
 Parameters = dict[str, Tensor]
 Closure = Callable[[Parameters], Tensor]
 
-__all__ = ["Closure", "Parameters", "at", "flatten", "loss_closures", "parameters_of"]
+Operator = Callable[[Field, Tensor], Tensor]
+
+__all__ = [
+    "Closure",
+    "Operator",
+    "Parameters",
+    "at",
+    "flatten",
+    "loss_closures",
+    "parameter_jacobian",
+    "parameters_of",
+    "sample",
+]
 
 
 class _Methods(nn.Module):
@@ -87,3 +99,52 @@ def loss_closures(model: nn.Module, objective: Any, batch: Any) -> dict[str, Clo
 def flatten(tree: Mapping[str, Tensor], leading: int = 0) -> Tensor:
     """All entries in one last axis: ``(*leading shape, number of parameters)``."""
     return torch.cat([t.reshape(*t.shape[:leading], -1) for t in tree.values()], -1)
+
+
+def parameter_jacobian(model: nn.Module, points: Tensor, operator: Operator | None = None, chunk: int = 256) -> Tensor:
+    """J with one row per value, one column per trainable parameter.
+
+    Args:
+        model: a Field; row i of its output depends on row i of the points only.
+        points: ``(n, d)``.
+        operator: what is differentiated: ``(field, points (n, d)) -> (n,) or (n, m)``, for example the residual of an
+            equation; None is the field itself.
+        chunk: points that are differentiated at a time, which bounds the memory.
+
+    Returns:
+        ``(n, p)`` for one value per point, ``(n m, p)`` for m of them, ordered point by point.
+    """
+    parameters = parameters_of(model)
+
+    def single(p: Parameters, x: Tensor) -> Tensor:
+        field, one = at(model, p), x[None]
+        return (field(one) if operator is None else operator(field, one)).reshape(-1)
+
+    rows = torch.func.vmap(torch.func.jacrev(single), in_dims=(None, 0), chunk_size=chunk)(parameters, points)
+    return flatten(rows, 2).reshape(-1, sum(p.numel() for p in parameters.values()))
+
+
+def sample(field: Field, points: Tensor, component: int = 0, operator: Operator | None = None) -> Tensor:
+    """Values of one component ``(n,)``, float64 on the CPU; the points are cast to a network's precision and device.
+
+    Args:
+        field: a network or any Field.
+        points: ``(n, d)``.
+        component: of a vector field.
+        operator: applied to the field, see `parameter_jacobian`; None is the field itself.
+
+    Raises:
+        ValueError: if the field's output is not ``(n,)`` or ``(n, m)`` with m > component.
+    """
+    first = next(field.parameters(), None) if isinstance(field, nn.Module) else None
+    x = points if first is None else points.to(first.device, first.dtype)
+    with torch.no_grad():
+        values = field(x) if operator is None else operator(field, x)
+    if values.ndim == 2 and values.shape[0] == len(x) and values.shape[1] > component:
+        values = values[:, component]
+    if values.shape != (len(x),):
+        raise ValueError(
+            f"the field gave shape {tuple(values.shape)} at {len(x)} points, but component {component} needs "
+            f"({len(x)},) or ({len(x)}, m) with m > {component}"
+        )
+    return values.detach().to("cpu", torch.float64)
