@@ -1,0 +1,567 @@
+"""Networks for fields: dense and multi-scale (arXiv:2007.11207), with derivatives in one forward pass.
+
+Every network maps points ``(n, d)`` to ``(n,)``, or ``(n, m)`` for m > 1 outputs, and carries a truncated Taylor expansion
+through its layers (`taylor`; see `sciml.calculus`): value, first derivatives, Laplacian and chosen second derivatives pass
+each linear layer as the rows of one matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sciml.activations import Activate, Activation, Channels, gelu, named, phi, relu, s2relu, sine, srelu, tanh
+from sciml.calculus import Taylor, jet
+from sciml.domain import Domain, domain_from
+from sciml.initialisations import Initialisation, glorot, he, init_rate, suited, uniform
+
+__all__ = [
+    "Activation",
+    "Dense",
+    "Hard",
+    "Initialisation",
+    "Mscale",
+    "gelu",
+    "glorot",
+    "he",
+    "init_rate",
+    "parameter_count",
+    "phi",
+    "relu",
+    "s2relu",
+    "sine",
+    "srelu",
+    "suited",
+    "tanh",
+    "uniform",
+]
+
+Bounds = tuple[Sequence[float], Sequence[float]]
+Layer = tuple[Tensor, Tensor, Activation]
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def parameter_count(network: nn.Module) -> int:
+    """The number of trainable parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+class _Network(nn.Module):
+    """What all networks of affine layers share: passage of points and of derivatives, description and storage."""
+
+    kind: ClassVar[str]
+    centre: Tensor | None
+    stretch: Tensor | None
+
+    def __init__(
+        self,
+        inputs: int,
+        widths: Sequence[int],
+        outputs: int,
+        activation: Activation,
+        shortcut: bool,
+        box: Bounds | None,
+        normalise: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        for name, count in [("inputs", inputs), ("outputs", outputs), *(("widths", w) for w in widths)]:
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name} holds {count!r}, but must be positive integers")
+        if not widths:
+            raise ValueError("widths is empty, but a network needs at least one hidden layer")
+        if dtype not in _DTYPES.values():
+            raise ValueError(f"dtype is {dtype}, but must be torch.float32 or torch.float64")
+        self.inputs, self.widths, self.outputs = inputs, tuple(widths), outputs
+        self.activation, self.shortcut, self.normalise = activation, shortcut, normalise
+        lower, upper = (torch.as_tensor(side, dtype=dtype) for side in box or ([-1.0] * inputs, [1.0] * inputs))
+        if lower.shape != (inputs,) or upper.shape != (inputs,) or not bool((lower < upper).all()):
+            raise ValueError(
+                f"box is {box!r}, but must be (lower, upper) with {inputs} coordinates each, lower < upper"
+            )
+        if normalise and box is None:
+            raise ValueError("normalise=True needs a box to map to [-1, 1]^d, but box is None")
+        self.box = None if box is None else (lower.tolist(), upper.tolist())
+        self.register_buffer("centre", None if box is None else (lower + upper) / 2, persistent=False)
+        self.register_buffer("stretch", 2 / (upper - lower) if normalise else None, persistent=False)
+        half = (upper - lower) / 2 * (self.stretch if self.stretch is not None else 1)
+        middle = torch.zeros_like(half) if box is not None else (lower + upper) / 2
+        self._seen = (middle - half, middle + half)  # the box as the first layer sees it
+
+    def _layers(self) -> tuple[list[Layer], Tensor, Tensor]:
+        """Hidden layers as weight ``(*s, in, out)``, bias ``(*s, out)``, activation, and the last weight and bias.
+
+        The leading dimension s, where there is one, stacks subnetworks whose outputs are summed.
+        """
+        raise TypeError(f"{type(self).__name__} is not a network by itself")
+
+    @property
+    def smoothness(self) -> float:
+        """The network is C^smoothness."""
+        return self.activation.smoothness
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values ``(n,)``, or ``(n, outputs)``, at points ``(n, inputs)``."""
+        value = self.taylor(Taylor(x)).value
+        return value.squeeze(-1) if self.outputs == 1 else value
+
+    def taylor(self, t: Taylor) -> Taylor:
+        """The expansion of the network along that of its input: values ``(n, outputs)``.
+
+        Raises:
+            ValueError: if the value of `t` is not ``(n, inputs)``.
+        """
+        if t.value.ndim != 2 or t.value.shape[-1] != self.inputs:
+            raise ValueError(f"the points have shape {tuple(t.value.shape)}, but must have shape (n, {self.inputs})")
+        x = t.value if self.centre is None else t.value - self.centre
+        hidden, weight, bias = self._layers()
+        if t.first is None:
+            value = _last(_plain(hidden, x, self.shortcut), weight)
+            return Taylor(value + _total(bias))
+        channels = Channels(len(t.first), t.lap is not None, t.pairs if t.second is not None else ())
+        others = [x[None]] + [a for a in (t.lap if t.lap is None else t.lap[None], t.second) if a is not None]
+        packed = _last(_packed(hidden, t.first, others, channels, self.shortcut), weight)
+        first, lap, second = channels.split(packed)
+        return Taylor(packed[0] + _total(bias), first, None if lap is None else lap[0], second, channels.pairs)
+
+    def describe(self) -> dict[str, Any]:
+        """What `restore` needs beside `arrays`, as JSON.
+
+        Raises:
+            ValueError: if the activation is not one of this package's.
+        """
+        named(self.activation.name)
+        return {
+            "inputs": self.inputs,
+            "widths": list(self.widths),
+            "outputs": self.outputs,
+            "activation": self.activation.name,
+            "shortcut": self.shortcut,
+            "box": self.box,
+            "normalise": self.normalise,
+            "dtype": str(next(self.parameters()).dtype).removeprefix("torch."),
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Parameters and buffers by name."""
+        return {k: v.detach().cpu().numpy().copy() for k, v in self.state_dict().items()}
+
+    @classmethod
+    def restore(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], problem: Any = None) -> Self:
+        """The network of a description and its arrays; `problem` is not needed.
+
+        Raises:
+            ValueError: if the arrays are not those of the described network.
+        """
+        options = dict(description)
+        options.update(activation=named(options["activation"]), dtype=_DTYPES[options["dtype"]])
+        network = cls(**options)
+        _load(network, arrays)
+        return network
+
+
+def _load(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
+    own = {k: tuple(v.shape) for k, v in network.state_dict().items()}
+    given = {k: tuple(v.shape) for k, v in arrays.items()}
+    if own != given:
+        raise ValueError(f"arrays holds {given}, but the described network has {own}")
+    network.load_state_dict({k: torch.as_tensor(np.asarray(v)) for k, v in arrays.items()})
+
+
+# --------------------------------------------------------------------------------------------- passage through layers
+
+
+def _plain(hidden: Sequence[Layer], h: Tensor, shortcut: bool) -> Tensor:
+    """Points ``(n, d)`` to the last hidden layer ``(*s, n, w)``."""
+    for k, (weight, bias, activation) in enumerate(hidden):
+        if weight.ndim == 2:
+            z = torch.addmm(bias, h, weight)
+        else:
+            z = torch.baddbmm(bias.unsqueeze(-2), h.expand(len(weight), -1, -1), weight)
+        a = activation(z)
+        h = a + h if shortcut and k and a.shape == h.shape else a
+    return h
+
+
+def _packed(hidden: Sequence[Layer], first: Tensor, others: list[Tensor], channels: Channels, shortcut: bool) -> Tensor:
+    """Rows of the input's expansion to those of the last hidden layer, ``(*s, channels, n, w)``.
+
+    Args:
+        hidden: the layers.
+        first: ``(d, n, m)``. At a seed, or after a linear map, it is the same at all points (a stride of zero along n
+            tells): then it need not be multiplied out before the first activation.
+        others: value ``(1, n, m)``, then the Laplacian ``(1, n, m)`` and the pairs ``(p, n, m)`` where they travel.
+        channels: which rows there are.
+        shortcut: add the previous layer where widths agree.
+    """
+    constant = first.shape[1] == 1 or first.stride(1) == 0
+    rows = others if constant else [others[0], first, *others[1:]]
+    h = rows[0] if len(rows) == 1 else torch.cat(rows)
+    above = int(torch.is_grad_enabled())
+    for k, (weight, bias, activation) in enumerate(hidden):
+        slopes = torch.matmul(first[:, 0], weight) if constant and k == 0 else None
+        z = _multiply(h, weight)
+        a = Activate.apply(z, bias, slopes, activation, channels, above)[0]
+        h = a + h if shortcut and k and a.shape == h.shape else a
+    return h
+
+
+def _multiply(rows: Tensor, weight: Tensor) -> Tensor:
+    """``(*s, c, n, in)`` times ``(*s, in, out)`` as one (batched) matrix product; s may be missing from the rows."""
+    return torch.matmul(rows.flatten(-3, -2), weight).unflatten(-2, rows.shape[-3:-1])
+
+
+def _last(h: Tensor, weight: Tensor) -> Tensor:
+    """The last linear map of ``(*s, n, w)`` or ``(*s, c, n, w)``, summed over subnetworks."""
+    stacked = weight.ndim == 3
+    if h.ndim - stacked == 2:
+        y = torch.matmul(h, weight)
+    else:
+        y = _multiply(h, weight)
+    return y.sum(0) if stacked else y
+
+
+def _total(bias: Tensor) -> Tensor:
+    return bias.sum(0) if bias.ndim == 2 else bias
+
+
+# ------------------------------------------------------------------------------------------------------------ networks
+
+
+class Dense(_Network):
+    """A fully connected network with a linear last layer.
+
+    Args:
+        inputs: number of coordinates d.
+        widths: of the hidden layers, at least one.
+        outputs: number of values; a single one gives the shape ``(n,)``.
+        activation: of all hidden layers.
+        shortcut: a hidden layer adds the one before it where their widths are equal (as in arXiv:2009.14597).
+        initialisation: how parameters are drawn; None is `suited` to the activation.
+        generator: source of randomness; None is a fresh one with seed 0.
+        dtype: torch.float64 or torch.float32.
+        box: (lower, upper), where the points will be: the network sees x minus its centre, and the default
+            initialisation spreads the first layer over it. None is [-1, 1]^d, not shifted.
+        normalise: also divide by the half-widths of the box.
+
+    Raises:
+        ValueError: if a size is not a positive integer, or the box does not fit.
+
+    >>> Dense(2, (20, 20))(torch.zeros(5, 2, dtype=torch.float64)).shape
+    torch.Size([5])
+    """
+
+    kind: ClassVar[str] = "dense"
+
+    def __init__(
+        self,
+        inputs: int,
+        widths: Sequence[int],
+        outputs: int = 1,
+        activation: Activation = tanh,
+        shortcut: bool = False,
+        initialisation: Initialisation | None = None,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float64,
+        box: Bounds | None = None,
+        normalise: bool = False,
+    ) -> None:
+        super().__init__(inputs, widths, outputs, activation, shortcut, box, normalise, dtype)
+        sizes = [inputs, *widths, outputs]
+        self.layers = nn.ModuleList(
+            # skip_init: the constructor of Linear would draw from the global generator
+            nn.utils.skip_init(nn.Linear, i, o, dtype=dtype)
+            for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        parts = [(layer.weight.detach().T, layer.bias.detach()) for layer in self.layers]
+        _initialise(parts, initialisation or suited(activation), generator, self._seen, torch.ones(1, dtype=dtype))
+
+    def _layers(self) -> tuple[list[Layer], Tensor, Tensor]:
+        weights = [layer.weight.T for layer in self.layers]
+        biases = [layer.bias for layer in self.layers]
+        if self.stretch is not None:
+            weights[0] = self.stretch.unsqueeze(-1) * weights[0]
+        *hidden, last = zip(weights, biases, strict=True)
+        return [(w, b, self.activation) for w, b in hidden], *last
+
+
+class Mscale(_Network):
+    """A multi-scale network, which sees the domain stretched by several scales alpha_1, ..., alpha_s.
+
+    * ``kind=2``: a sum of independent subnetworks, ``u(x) = sum_i [alpha_i^d] f_i(alpha_i x)``, evaluated together.
+    * ``kind=1``: one network whose first layer is ``sigma(K * (x W) + b)``; K repeats each scale
+      ``width // len(scales)`` times and is filled up with the largest. The bias is not scaled.
+
+    See arXiv:2007.11207 (both kinds) and arXiv:2009.14597 (kind 1 with many scales); the factor alpha_i^d is that of the
+    scaling argument for Fourier transforms.
+
+    Args:
+        inputs: number of coordinates d.
+        widths: hidden widths, of each subnetwork for ``kind=2``.
+        scales: positive numbers.
+        outputs: number of values; a single one gives the shape ``(n,)``.
+        activation: of all hidden layers.
+        kind: 1 or 2.
+        trainable_scales: make the scales parameters.
+        prefactor: the factors ``alpha_i^d`` (``kind=2`` only).
+        fourier: s turns the first layer into ``s [cos z; sin z]``, ``z = alpha x W`` without bias, of twice the width
+            (arXiv:2112.06660; s = 1/2 with s2relu, 1 with tanh). None for an ordinary first layer.
+        shortcut: a hidden layer adds the one before it where their widths are equal.
+        initialisation: how parameters are drawn; None is `suited` to the activation.
+        generator: source of randomness; None is a fresh one with seed 0.
+        dtype: torch.float64 or torch.float32.
+        box: (lower, upper), where the points will be: the scales multiply x minus its centre, in the units of x. None
+            is [-1, 1]^d, not shifted.
+        normalise: also divide by the half-widths of the box, before the scales.
+
+    Raises:
+        ValueError: if a size, scale, kind or box is none of the above.
+
+    >>> network = Mscale(1, (30, 30, 30), (1, 2, 4, 8, 16, 32))
+    >>> parameter_count(network)
+    11706
+    """
+
+    kind: ClassVar[str] = "mscale"
+
+    def __init__(
+        self,
+        inputs: int,
+        widths: Sequence[int],
+        scales: Sequence[float],
+        outputs: int = 1,
+        activation: Activation = sine,
+        kind: int = 2,
+        trainable_scales: bool = False,
+        prefactor: bool = False,
+        fourier: float | None = None,
+        shortcut: bool = False,
+        initialisation: Initialisation | None = None,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float64,
+        box: Bounds | None = None,
+        normalise: bool = False,
+    ) -> None:
+        super().__init__(inputs, widths, outputs, activation, shortcut, box, normalise, dtype)
+        scales = [float(a) for a in scales]
+        if not scales or not all(0 < a < math.inf for a in scales):
+            raise ValueError(f"scales is {scales}, but must be positive numbers, at least one")
+        if kind not in (1, 2):
+            raise ValueError(f"kind is {kind!r}, but must be 1 (one network) or 2 (independent subnetworks)")
+        if kind == 1 and len(scales) > widths[0]:
+            raise ValueError(f"scales has {len(scales)} entries, but the first layer only has {widths[0]} neurons")
+        if kind == 1 and prefactor:
+            raise ValueError("prefactor=True needs kind=2: one network has no parts to multiply")
+        self.variant, self.prefactor, self.fourier = kind, prefactor, fourier
+        self.trainable_scales = trainable_scales
+        values = torch.tensor(scales, dtype=dtype)
+        if trainable_scales:
+            self.scales = nn.Parameter(values.clone())
+        else:
+            self.register_buffer("scales", values.clone())
+        each = widths[0] // len(scales)
+        group = torch.arange(len(scales)).repeat_interleave(each)
+        group = torch.cat([group, values.argmax().expand(widths[0] - len(group))])
+        self.register_buffer("_group", group if kind == 1 else None, persistent=False)
+        stack = (len(scales),) if kind == 2 else ()
+        ins = [inputs, *widths]
+        ins[1] *= 1 if fourier is None else 2
+        shapes = list(zip(ins, [*widths, outputs], strict=True))
+        self.weights = nn.ParameterList(torch.empty(*stack, i, o, dtype=dtype) for i, o in shapes)
+        biased = shapes if fourier is None else shapes[1:]
+        self.biases = nn.ParameterList(torch.empty(*stack, o, dtype=dtype) for _, o in biased)
+        parts = [(w.detach(), b.detach()) for w, b in zip(self.weights, self._biases(), strict=True)]
+        per_neuron = values[group] if kind == 1 else values[:, None]
+        _initialise(parts, initialisation or suited(activation), generator, self._seen, per_neuron)
+
+    def _biases(self) -> list[Tensor]:
+        """Biases of the layers as they are stored; a Fourier layer has none, so a vector that nobody keeps."""
+        missing = (
+            [] if self.fourier is None else [self.weights[0].new_zeros(*self.weights[0].shape[:-2], self.widths[0])]
+        )
+        return [*missing, *self.biases]
+
+    def _layers(self) -> tuple[list[Layer], Tensor, Tensor]:
+        weights, biases = list(self.weights), self._biases()
+        scale = self.scales[self._group] if self.variant == 1 else self.scales[:, None, None]
+        weights[0] = weights[0] * scale
+        if self.stretch is not None:
+            weights[0] = self.stretch.unsqueeze(-1) * weights[0]
+        activations = [self.activation] * len(self.widths)
+        if self.fourier is not None:
+            # cos z = sin(z + pi/2): a sine layer of twice the width; its factor s goes into the next weights
+            weights[0], weights[1] = torch.cat([weights[0], weights[0]], -1), self.fourier * weights[1]
+            biases[0] = torch.cat([biases[0] + math.pi / 2, biases[0]], -1)
+            activations[0] = sine
+        if self.prefactor:
+            factor = self.scales**self.inputs
+            weights[-1], biases[-1] = factor[:, None, None] * weights[-1], factor[:, None] * biases[-1]
+        hidden = list(zip(weights[:-1], biases[:-1], activations, strict=True))
+        return hidden, weights[-1], biases[-1]
+
+    def describe(self) -> dict[str, Any]:
+        """What `restore` needs beside `arrays`, as JSON."""
+        return {
+            **super().describe(),
+            "scales": self.scales.tolist(),
+            "kind": self.variant,
+            "trainable_scales": self.trainable_scales,
+            "prefactor": self.prefactor,
+            "fourier": self.fourier,
+        }
+
+
+def _initialise(
+    parts: Sequence[tuple[Tensor, Tensor]],
+    initialisation: Initialisation,
+    generator: torch.Generator | None,
+    box: tuple[Tensor, Tensor],
+    scale: Tensor,
+) -> None:
+    """Draw all weights ``(*s, in, out)`` and biases ``(*s, out)`` in place, the first layer over the box."""
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    initialisation.first(*parts[0], generator, *box, scale)
+    for weight, bias in parts[1:]:
+        initialisation.layer(weight, bias, generator, last=weight is parts[-1][0])
+
+
+class Hard(nn.Module):
+    """A network that satisfies its boundary values by construction: ``u(x) = lift(x) + factor(x) N(x)``.
+
+    The factor, `domain.factor`, is zero exactly on the boundary and positive inside.
+
+    Args:
+        network: the N, with ``taylor`` and ``forward``.
+        domain: one that has a smooth factor.
+        boundary: the constant value on the boundary where `lift` is None.
+        lift: a Field that takes the boundary values, extended into the domain; overrides `boundary`.
+
+    Raises:
+        ValueError: if neither `boundary` nor `lift` is given, or the domain has no smooth factor.
+    """
+
+    kind: ClassVar[str] = "hard"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        domain: Domain,
+        boundary: float | None = 0.0,
+        lift: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        if boundary is None and lift is None:
+            raise ValueError("boundary is None and lift is None, but one of them must give the values on the boundary")
+        domain.factor(torch.stack(list(domain.bounds)).mean(0, keepdim=True))  # raises where there is none
+        self.network, self.domain, self.boundary, self.lift = network, domain, boundary, lift
+
+    @property
+    def inputs(self) -> int:
+        """Number of coordinates."""
+        return self.domain.dim
+
+    @property
+    def smoothness(self) -> float:
+        """That of the network."""
+        return getattr(self.network, "smoothness", math.inf)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values ``(n,)``, or ``(n, m)``, at points ``(n, d)``."""
+        value = self.taylor(Taylor(x)).value
+        return value.squeeze(-1) if value.shape[-1] == 1 else value
+
+    def taylor(self, t: Taylor) -> Taylor:
+        """The expansion at points: `t` is that of the identity (`Taylor.seed`).
+
+        Raises:
+            ValueError: if the first derivatives of `t` are not those of the identity.
+        """
+        if t.first is not None and not _is_seed(t):
+            raise ValueError(
+                "t is an expansion after another map, but boundary values are built in at points of the domain"
+            )
+        result = self.network.taylor(t) * _field_taylor(self.domain.factor, t)  # type: ignore[operator]
+        if self.lift is not None:
+            return result + _field_taylor(self.lift, t)
+        return Taylor(result.value + self.boundary, result.first, result.lap, result.second, result.pairs)
+
+    def describe(self) -> dict[str, Any]:
+        """What `restore` needs beside `arrays`, as JSON; a `lift` is only mentioned."""
+        inner: Any = self.network
+        return {
+            "network": {"kind": inner.kind, **{"describe": inner.describe()}},
+            "domain": self.domain.describe(),
+            "boundary": self.boundary,
+            "lift": self.lift is not None,
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Those of the network."""
+        return self.network.arrays()  # type: ignore[operator]
+
+    @classmethod
+    def restore(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], problem: Any = None) -> Self:
+        """The field of a description and its arrays.
+
+        Args:
+            description: from `describe`.
+            arrays: from `arrays`.
+            problem: needed for a field with a `lift`, which no file holds: its Dirichlet value is taken.
+
+        Raises:
+            ValueError: if the lift is missing, or differs from the one the network was trained with.
+        """
+        inner = _INNER[description["network"]["kind"]]
+        own = {k: v for k, v in arrays.items() if k != _PROBE}
+        network = inner.restore(description["network"]["describe"], own)
+        lift = None
+        if description["lift"]:
+            lift = _dirichlet(problem)
+            if lift is None:
+                raise ValueError(
+                    "the field has boundary values given by a function, which no file holds; "
+                    "give problem= with that function as its only Dirichlet condition"
+                )
+        field = cls(network, domain_from(description["domain"]), description["boundary"], lift)
+        if lift is not None and not np.allclose(field.arrays()[_PROBE], arrays[_PROBE], rtol=1e-6, atol=1e-9):
+            raise ValueError("problem has another Dirichlet value than the function the network was trained with")
+        return field
+
+
+_PROBE = "lift at points"  # values of a lift, by which restore recognises it
+_INNER: dict[str, type[_Network]] = {"dense": Dense, "mscale": Mscale}
+
+
+def _dirichlet(problem: Any) -> Callable[[Tensor], Tensor] | None:
+    """The value of a problem's only Dirichlet condition."""
+    found = [c.value for c in getattr(problem, "conditions", ()) if hasattr(c, "component")]
+    return found[0] if len(found) == 1 and callable(found[0]) else None
+
+
+def _is_seed(t: Taylor) -> bool:
+    first = t.first
+    if first is None or first.shape[0] != first.shape[-1] or first.shape[1] != 1 and first.stride(1) != 0:
+        return False
+    return torch.equal(first[:, 0], torch.eye(len(first), dtype=first.dtype, device=first.device))
+
+
+def _field_taylor(field: Callable[[Tensor], Tensor], t: Taylor) -> Taylor:
+    """The expansion of any field at the points of a seed."""
+    order = 0 if t.first is None else 1 if t.lap is None and t.second is None else 2
+    pairs = t.pairs if t.second is not None else None
+    j = jet(lambda x: field(x).to(x.dtype), t.value, order, pairs)
+
+    def column(a: Tensor | None) -> Tensor | None:
+        return a if a is None else a.unsqueeze(-1) if j.value.ndim == 1 else a
+
+    value = column(j.value)
+    assert value is not None
+    first = None if j.gradient is None else column(j.gradient.movedim(-1, 0))
+    second = column(torch.stack([j.second[p] for p in t.pairs])) if t.second is not None else None
+    return Taylor(value, first, column(j.laplacian) if t.lap is not None else None, second, t.pairs)
