@@ -10,8 +10,9 @@ All coordinates are float64 tensors (n, d); the device is that of the points.
 from typing import Any
 
 from .base import Boundary, Domain
+from .round import Ball, Ellipsoid
 from .sets import Difference, Intersection, Product, Union
-from .shapes import Ball, Box
+from .shapes import Box, Polygon
 
 __all__ = [
     "Ball",
@@ -19,13 +20,15 @@ __all__ = [
     "Box",
     "Difference",
     "Domain",
+    "Ellipsoid",
     "Intersection",
+    "Polygon",
     "Product",
     "Union",
     "domain_from",
 ]
 
-_SHAPES = {"box": Box, "ball": Ball}
+_SHAPES = {"box": Box, "ball": Ball, "ellipsoid": Ellipsoid, "polygon": Polygon}
 _SETS = {"difference": Difference, "union": Union, "intersection": Intersection, "product": Product}
 
 

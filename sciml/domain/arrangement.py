@@ -19,7 +19,7 @@ from .base import OFFSET
 if TYPE_CHECKING:
     from .shapes import Primitive
 
-CHUNK = 2**22  # numbers in one block of a points x primitives matrix
+CHUNK = 2**18  # numbers in one block of a points x primitives matrix
 
 
 class Piece(NamedTuple):
@@ -69,14 +69,34 @@ class Tree:
                 children += (tree,)
         return Tree(minimum, leaves, signs, children)
 
+
+class _Node(NamedTuple):
+    """A tree whose leaves are columns of the matrix of levels; None stands for all columns in order."""
+
+    minimum: bool
+    columns: Tensor | None
+    signs: Tensor
+    children: tuple[_Node, ...]
+
+    @staticmethod
+    def of(tree: Tree, position: Tensor) -> _Node:
+        columns, order = position[list(tree.leaves)].sort()
+        signs = torch.tensor(tree.signs, dtype=torch.float64)[order]
+        every = len(columns) == len(position) and bool((columns == torch.arange(len(position))).all())
+        children = tuple(_Node.of(child, position) for child in tree.children)
+        return _Node(tree.minimum, None if every else columns, signs, children)
+
     def evaluate(self, levels: Tensor) -> Tensor:
         """Combine the levels (n, k) of all primitives to the level (n,) of the set."""
-        columns = [child.evaluate(levels)[:, None] for child in self.children]
-        if self.leaves:
-            signs = torch.tensor(self.signs, dtype=levels.dtype, device=levels.device)
-            columns.append(levels[:, list(self.leaves)] * signs)
-        stacked = torch.cat(columns, 1)
-        return stacked.amin(1) if self.minimum else stacked.amax(1)
+        found = [child.evaluate(levels) for child in self.children]
+        if len(self.signs):
+            own = levels if self.columns is None else levels.index_select(1, self.columns.to(levels.device))
+            own = own * self.signs.to(levels.device)
+            found.append(own.amin(1) if self.minimum else own.amax(1))
+        result = found[0]
+        for other in found[1:]:
+            result = torch.minimum(result, other) if self.minimum else torch.maximum(result, other)
+        return result
 
 
 class _Family(NamedTuple):
@@ -135,21 +155,32 @@ class Arrangement:
         return families
 
     @cached_property
-    def _position(self) -> Tensor:
-        """Column of each piece once the families are put side by side."""
-        return torch.argsort(torch.cat([family.members for family in self.families]))
+    def _order(self) -> Tensor:
+        """The piece of each column, once the families are put side by side."""
+        return torch.cat([family.members for family in self.families])
 
-    def levels(self, x: Tensor) -> Tensor:
-        """The level (n, k) of every primitive at points (n, d)."""
+    @cached_property
+    def _root(self) -> _Node:
+        return _Node.of(self.tree, torch.argsort(self._order))
+
+    @cached_property
+    def _rows(self) -> int:
+        """How many points are treated at once, so that the matrices stay in the cache."""
+        return max(64, CHUNK // sum(parameter.numel() for family in self.families for parameter in family.parameters))
+
+    def _levels(self, x: Tensor) -> Tensor:
+        """The level (n, k) of every primitive at points (n, d), in the order of the families."""
         found = [family.kind.levels(family.on(x.device), family.columns(x)) for family in self.families]
-        if len(found) == 1:
-            return found[0]
-        return torch.cat(found, 1)[:, self._position.to(x.device)]
+        return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+    def clearances(self, x: Tensor) -> Tensor:
+        """A lower bound (n, k) of the distance from points (n, d) to the boundary of each piece."""
+        found = [family.kind.clearance(family.on(x.device), family.columns(x)) for family in self.families]
+        return torch.cat(found, 1)[:, torch.argsort(self._order).to(x.device)]
 
     def level(self, x: Tensor) -> Tensor:
         """The level (n,) of the set at points (n, d)."""
-        rows = max(1, CHUNK // len(self.pieces))
-        parts = [self.tree.evaluate(self.levels(chunk)) for chunk in x.split(rows)]
+        parts = [self._root.evaluate(self._levels(chunk)) for chunk in x.split(self._rows)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def factor(self, x: Tensor) -> Tensor:
@@ -172,52 +203,64 @@ class Arrangement:
         Membership is asked on both sides of the point, which is also right where faces of two primitives coincide;
         of coinciding faces only the first counts.
         """
-        owners = torch.tensor([i for i, piece in enumerate(self.pieces) for _ in piece.indices], device=x.device)[label]
+        owner = torch.tensor([i for i, piece in enumerate(self.pieces) for _ in piece.indices], device=x.device)
+        order = self._order.to(x.device)
         normals, visible = [], []
-        rows = max(1, CHUNK // len(self.pieces))
-        for p, direction, owner in zip(x.split(rows), normal.split(rows), owners.split(rows), strict=True):
-            back = self.tree.evaluate(self.levels(p - OFFSET * size * direction)) > 0
-            front = self.tree.evaluate(self.levels(p + OFFSET * size * direction)) > 0
-            earlier = torch.arange(len(self.pieces), device=x.device) < owner[:, None]
-            shared = ((self.levels(p).abs() <= 1e-10 * size) & earlier).any(1)
+        for p, direction, own in zip(*(part.split(self._rows) for part in (x, normal, owner[label])), strict=True):
+            back = self._root.evaluate(self._levels(p - OFFSET * size * direction)) > 0
+            front = self._root.evaluate(self._levels(p + OFFSET * size * direction)) > 0
+            shared = ((self._levels(p).abs() <= 1e-10 * size) & (order < own[:, None])).any(1)
             visible.append((back != front) & ~shared)
             normals.append(torch.where(front[:, None], -direction, direction))
         return torch.cat(normals), torch.cat(visible)
 
     # ---- lines -------------------------------------------------------------------------------------------------------
 
-    def roots(self, start: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """All t (n, r) where start + t step meets the boundary of a primitive (inf for none), and the labels (n, r)."""
-        times, labels = [], []
+    def _roots(self, start: Tensor, step: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The t in [0, 1] where segments meet boundaries of primitives, as a list sorted by segment and t.
+
+        Returns:
+            row (p,), t (p,), label (p,). Only primitives within reach of the middle of a segment are asked.
+        """
+        length = torch.linalg.vector_norm(step, dim=1)
+        slack = tolerance / length.clamp_min(tolerance)
+        middle = start + 0.5 * step
+        rows, times, labels = [], [], []
         for family in self.families:
+            parameters = family.on(start.device)
+            near = family.kind.clearance(parameters, family.columns(middle)) <= (0.5 * length + tolerance)[:, None]
+            row, member = near.nonzero(as_tuple=True)
+            own = tuple(parameter[member] for parameter in parameters)
+            t, label = family.kind.roots(own, family.columns(start)[row], family.columns(step)[row])
             first = torch.tensor([self.pieces[i].indices.start for i in family.members.tolist()], device=start.device)
-            t, label = family.kind.roots(family.on(start.device), family.columns(start), family.columns(step))
-            times.append(t.flatten(1))
-            labels.append((label + first[:, None]).expand(t.shape).flatten(1))
-        return torch.cat(times, 1), torch.cat(labels, 1)
+            valid = (t >= -slack[row, None]) & (t <= 1 + slack[row, None])
+            rows.append(row[:, None].expand(t.shape)[valid])
+            times.append(t[valid].clamp(0, 1))
+            labels.append((label + first[member, None]).expand(t.shape)[valid])
+        row, t, label = torch.cat(rows), torch.cat(times), torch.cat(labels)
+        order = torch.argsort(t, stable=True)
+        order = order[torch.argsort(row[order], stable=True)]
+        return row[order], t[order], label[order]
 
     def crossing(self, start: Tensor, end: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
         """See `Domain.crossing`; `tolerance` is a length."""
-        rows = max(1, CHUNK // (8 * len(self.pieces)))
-        parts = [
-            self._crossing(a, b - a, tolerance) for a, b in zip(start.split(rows), end.split(rows), strict=True)
-        ]
+        chunks = zip(start.split(self._rows), end.split(self._rows), strict=True)
+        parts = [self._crossing(a, b - a, tolerance) for a, b in chunks]
         return torch.cat([t for t, _ in parts]), torch.cat([label for _, label in parts])
 
     def _crossing(self, start: Tensor, step: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
         result = torch.full_like(start[:, 0], torch.inf)
         result_label = torch.full_like(result, -1, dtype=torch.int64)
-        t, label = self.roots(start, step)
-        slack = (tolerance / torch.linalg.vector_norm(step, dim=1).clamp_min(tolerance))[:, None]
-        valid = (t >= -slack) & (t <= 1 + slack)
-        counts = valid.sum(1)
-        row = counts.nonzero()[:, 0]  # most segments meet nothing
-        if len(row) == 0:
+        owner, time, name = self._roots(start, step, tolerance)
+        if len(owner) == 0:
             return result, result_label
-        t, order = torch.where(valid[row], t[row].clamp(0, 1), torch.inf).sort(dim=1, stable=True)
-        t, order = t[:, : int(counts.max())], order[:, : int(counts.max())]
-        label = label[row].gather(1, order)
-        start, step, slack = start[row], step[row], slack[row, 0]
+        row, group, counts = torch.unique_consecutive(owner, return_inverse=True, return_counts=True)
+        place = torch.arange(len(owner), device=owner.device) - (torch.cumsum(counts, 0) - counts)[group]
+        t = torch.full((len(row), int(counts.max())), torch.inf, dtype=start.dtype, device=start.device)
+        label = torch.full_like(t, -1, dtype=torch.int64)
+        t[group, place], label[group, place] = time, name
+        start, step = start[row], step[row]
+        slack = tolerance / torch.linalg.vector_norm(step, dim=1).clamp_min(tolerance)
 
         # Walk through the sorted candidates; `left` is the first of those that coincide, and the candidate is a
         # crossing if the stretch behind it lies outside. The stretch behind t = 1 reaches a little further.
@@ -229,7 +272,7 @@ class Arrangement:
             decided = (here < torch.inf) & (after - here > slack)
             pick = decided.nonzero()[:, 0]
             middle = start[pick] + (0.5 * (here + after))[pick, None] * step[pick]
-            outside = self.tree.evaluate(self.levels(middle)) < -tolerance
+            outside = self.level(middle) < -tolerance
             out = pick[outside]
             result[row[out]], result_label[row[out]] = left[out], left_label[out]
             if i + 1 == t.shape[1]:

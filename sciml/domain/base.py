@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .sets import Difference, Intersection, Product, Union
 
 TOLERANCE = 1e-12  # a point this far outside, relative to the size of the domain, still belongs to the closed set
-OFFSET = 1e-7  # how far both sides of a boundary point are probed, relative to the size of the domain
+OFFSET = 1e-9  # how far both sides of a boundary point are probed, relative to the size of the domain
 MAX_TRIES = 2_000_000  # candidates drawn before a hopeless acceptance rate is reported
 MIN_ACCEPTANCE = 1e-5
 
@@ -170,7 +170,7 @@ class Domain(ABC):
 
     def boundary(self, n: int, generator: torch.Generator | None = None, sobol: bool = False) -> Boundary:
         """Points of the boundary, uniform by area, with outward normals and labels; arguments as in `interior`."""
-        points, normals, labels = fill(self._edge, n, generator, sobol)
+        points, normals, labels = fill(self.edge, n, generator, sobol)
         return Boundary(points, normals, labels)
 
     def crossing(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +190,7 @@ class Domain(ABC):
         return self.arrangement.crossing(start, end, TOLERANCE * self.size)
 
     @cached_property
-    def _edge(self) -> Sampler:
+    def edge(self) -> Sampler:
         """Boundary candidates: those of all primitives, kept where membership really changes across them."""
         pieces, samplers = self.pieces, self.surface
         shares = torch.tensor([sampler.measure for sampler in samplers], dtype=torch.float64)
@@ -264,13 +264,13 @@ def fill(sampler: Sampler, n: int, generator: torch.Generator | None, sobol: boo
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
         raise ValueError(f"n must be a number of points, an integer >= 0, but it is {n!r}.")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    draw_cube = _cube(sampler.dims, generator, sobol)
+    draws = cube(sampler.dims, generator, sobol)
     parts: list[tuple[Tensor, ...]] = []
     tried, accepted = 0, 0
     while accepted < n or not parts:
         rate = accepted / tried if accepted else 1.0 if not tried else 0.01
         wanted = n - accepted if rate == 1.0 else int(1.05 * (n - accepted) / rate) + 16
-        *found, ok = sampler.draw(draw_cube(min(wanted, 2**19)))
+        *found, ok = sampler.draw(draws(min(wanted, 2**19)))
         parts.append(tuple(part[ok] for part in found))
         tried, accepted = tried + len(ok), accepted + int(ok.sum())
         if tried > MAX_TRIES and accepted < MIN_ACCEPTANCE * tried:
@@ -281,7 +281,7 @@ def fill(sampler: Sampler, n: int, generator: torch.Generator | None, sobol: boo
     return tuple(torch.cat(part)[:n] for part in zip(*parts, strict=True))
 
 
-def _cube(dims: int, generator: torch.Generator, sobol: bool) -> Callable[[int], Tensor]:
+def cube(dims: int, generator: torch.Generator, sobol: bool) -> Callable[[int], Tensor]:
     """A source of points (m, dims) in the open unit cube."""
     tiny = 2.0**-40  # keeps the quantile functions of the samplers finite
 

@@ -1,4 +1,13 @@
-"""Volumes and areas of combined domains."""
+"""Volumes and areas of combined domains, from the visible parts of their primitives' boundaries.
+
+The area of a boundary piece is the area of what is left of a primitive's face, and by the divergence theorem the volume
+is the sum of the fluxes (1/d) int (x - origin).n dA of all of them. A face that meets no other primitive is seen
+entirely or not at all, which gives the closed form in any dimension (disjoint holes subtract exactly). The others are
+
+- exact in 1-D and 2-D: the curve is cut where it meets other primitives, and each stretch has a closed form;
+- in 3-D an adaptive integral over slices, each of which is exact (relative error around 1e-7);
+- otherwise (d > 3, and products inside other combinations) quasi-Monte Carlo estimates with 2^18 points (around 1e-4).
+"""
 
 from __future__ import annotations
 
@@ -7,25 +16,113 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .base import Domain
+from .arrangement import Arrangement
+from .base import Domain, Sampler, cube
+from .curves import Curves, adaptive
+
+PRECISION = 1e-7  # absolute error asked of each face in 3-D, relative to size^(d-1)
+ESTIMATES = 2**18
 
 
 class Measures(NamedTuple):
-    """The volume and the area of each boundary piece."""
+    """The volume, and the area of each boundary piece."""
 
     volume: float
     areas: Tensor
 
 
-def measure(domain: Domain, n: int = 2**16) -> Measures:
-    """Quasi-Monte Carlo estimates from the accepted fractions of the samplers."""
+def measure(domain: Domain) -> Measures:
+    """The measures of a difference, union or intersection; see the head of this file for the methods."""
+    arrangement, size, dim = domain.arrangement, domain.size, domain.dim
+    count = arrangement.pieces[-1].indices.stop
+    result = torch.zeros(count, 2, dtype=torch.float64)
+    if any(len(piece.axes) != dim for piece in arrangement.pieces):
+        return Measures(_fraction(domain.inside), _fractions(domain, count))
 
-    def cube(dims: int) -> Tensor:
-        draws = torch.quasirandom.SobolEngine(dims, scramble=True, seed=0).draw(n, dtype=torch.float64)
-        return draws.clamp_(2.0**-40, 1 - 2.0**-40)
+    origin = 0.5 * (domain.bounds[0] + domain.bounds[1])
+    meets = _meetings(arrangement, size)
+    alone = ~meets.any(1) if dim > 1 else torch.ones(count, dtype=torch.bool)
+    faces = [piece.shape.faces for piece in arrangement.pieces]
+    point, normal = (torch.cat([face[i] for face in faces]) for i in (3, 4))
+    areas = torch.cat([piece.shape.areas for piece in arrangement.pieces])
+    flux = torch.cat([face.flux for face in faces])
+    # A closed surface has no net flux of a constant field; a flat face does.
+    flat = torch.cat([torch.full((len(face.flux),), float(len(face.flux) > 1)) for face in faces])
+    flux = flux - flat * areas * (normal @ origin) / dim
+    outward, visible = arrangement.visible(point, normal, torch.arange(count), size)
+    whole = alone & visible
+    result[whole] = torch.stack([areas, flux * (outward * normal).sum(1).sign()], 1)[whole]
 
-    inside, edge = domain.inside, domain._edge
-    volume = inside.measure * float(inside.draw(cube(inside.dims))[-1].double().mean())
-    _, _, label, ok = edge.draw(cube(edge.dims))
-    counts = torch.bincount(label[ok], minlength=len(domain.labels))
-    return Measures(volume, edge.measure * counts.double() / n)
+    if dim > 3 and not alone.all():
+        result[:, 0] = torch.where(alone, result[:, 0], _fractions(domain, count))
+        return Measures(_fraction(domain.inside), result[:, 0])
+    for label in (~alone).nonzero()[:, 0].tolist():
+        result[label] = _visible_face(arrangement, label, meets[label], origin, size)
+    return Measures(float(result[:, 1].sum()), result[:, 0])
+
+
+def _meetings(arrangement: Arrangement, size: float) -> Tensor:
+    """Which pieces' boundaries may meet each face, bool (faces, pieces)."""
+    margin = 1e-9 * size
+    faces = [piece.shape.faces for piece in arrangement.pieces]
+    lower, upper, radius = (torch.cat([face[i] for face in faces]) for i in range(3))
+    low, high = (torch.stack([piece.shape.bounds[i] for piece in arrangement.pieces]) for i in range(2))
+    near = ((lower[:, None] <= high + margin) & (upper[:, None] >= low - margin)).all(2)
+    near &= arrangement.clearances(0.5 * (lower + upper)) <= radius[:, None] + margin
+    for i, piece in enumerate(arrangement.pieces):
+        near[piece.indices.start : piece.indices.stop, i] = False
+    return near
+
+
+def _visible_face(arrangement: Arrangement, label: int, meets: Tensor, origin: Tensor, size: float) -> Tensor:
+    """Area and flux (2,) of what is left of one face, in 2-D or 3-D."""
+    piece = next(piece for piece in arrangement.pieces if label in piece.indices)
+    local = label - piece.indices.start
+    others = [arrangement.pieces[i].shape for i in meets.nonzero()[:, 0].tolist()]
+
+    def slices(s: Tensor) -> tuple[Tensor, Tensor]:
+        curves = piece.shape.slices(local, s)
+        cuts = [curves.roots(shape) for shape in others]
+        met = torch.stack([((t >= 0) & (t <= curves.end)).sum(1) for t in cuts], 1)
+        return _visible_parts(arrangement, curves, torch.cat(cuts, 1), label, origin, size), met
+
+    if len(origin) == 2:
+        return slices(torch.zeros(1, dtype=torch.float64))[0][0]
+    corner = torch.cartesian_prod(*[torch.arange(2)] * 3)
+    breaks = [torch.linspace(0, 1, 5, dtype=torch.float64)]
+    for shape in others:
+        box = torch.stack(shape.bounds)
+        s = piece.shape.slice_of(local, box[corner, torch.arange(3)])
+        breaks.append(torch.stack([s.min(), 0.5 * (s.min() + s.max()), s.max()]))
+    return adaptive(slices, torch.cat(breaks), PRECISION * size**2)
+
+
+def _visible_parts(
+    arrangement: Arrangement, curves: Curves, cuts: Tensor, label: int, origin: Tensor, size: float
+) -> Tensor:
+    """Area and flux (m, 2) of the visible parts of m curves, given where (m, r) they meet other primitives."""
+    ends = torch.tensor([0.0, curves.end], dtype=torch.float64).expand(len(cuts), 2)
+    cuts = torch.cat([cuts.nan_to_num(0.0, 0.0, 0.0).clamp(0, curves.end), ends], 1).sort(dim=1).values
+    row, place = (cuts.diff(dim=1) > 1e-13).nonzero(as_tuple=True)
+    begin, end = cuts[row, place], cuts[row, place + 1]
+    x, normal = curves.at(row, 0.5 * (begin + end))
+    outward, visible = arrangement.visible(x, normal, torch.full_like(row, label), size)
+    side = (outward * normal).sum(1).sign()[visible]
+    row, begin, end = row[visible], begin[visible], end[visible]
+    found = curves.integrals(row, begin, end, origin)
+    found[:, 1] *= side
+    return torch.zeros(len(cuts), 2, dtype=torch.float64).index_add(0, row, found)
+
+
+def _fraction(sampler: Sampler) -> float:
+    """The measure of what a sampler accepts."""
+    accepted = sampler.draw(cube(sampler.dims, torch.Generator().manual_seed(0), sobol=True)(ESTIMATES))[-1]
+    return sampler.measure * float(accepted.double().mean())
+
+
+def _fractions(domain: Domain, count: int) -> Tensor:
+    """The measure of what the boundary sampler accepts, for each label."""
+    sampler = domain.edge
+    draws = cube(sampler.dims, torch.Generator().manual_seed(0), sobol=True)(ESTIMATES)
+    _, _, label, ok = sampler.draw(draws)
+    return sampler.measure * torch.bincount(label[ok], minlength=count).double() / len(draws)

@@ -1,8 +1,8 @@
-"""The primitives: Box, Ball, Ellipsoid, Polygon.
+"""What a primitive is, and the primitives with flat faces: Box and Polygon.
 
-A primitive supplies the geometry of one shape in closed form: its level, its intersections with straight lines, a
-parametrisation of its interior and of its boundary, its measures and smooth factors. `levels` and `roots` work on
-stacked parameters (a leading axis k of shapes of one kind), so that many holes are one tensor operation.
+A primitive supplies the geometry of one shape in closed form: its level, its intersections with straight lines and
+arcs, a parametrisation of its interior and of its boundary, its measures and smooth factors. `levels`, `clearance` and
+`roots` work on stacked parameters (a leading axis of shapes of one kind), so that many holes are one tensor operation.
 """
 
 from __future__ import annotations
@@ -11,18 +11,34 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from scipy import integrate, special
 from torch import Tensor
 
 from .arrangement import Arrangement
 from .base import Domain, Sampler
+from .curves import Curves, Segments, wave_roots
 
 Numbers = float | Sequence[float] | Tensor
 
-AXES = "xyz"
+
+class Faces(NamedTuple):
+    """Boundary pieces at a glance, each row one label.
+
+    Attributes:
+        lower, upper: (f, d), corners of boxes around them.
+        radius: (f,), of a ball around them, centred in that box.
+        point, normal: (f, d), one point of each and the outward normal there.
+        flux: (f,), (1/d) int x.n dA; the sum over the faces is the volume.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    radius: Tensor
+    point: Tensor
+    normal: Tensor
+    flux: Tensor
 
 
 class Primitive(Domain):
@@ -45,10 +61,35 @@ class Primitive(Domain):
     def levels(parameters: tuple[Tensor, ...], x: Tensor) -> Tensor:
         """Levels (n, k) of k shapes at points (n, d)."""
 
+    @classmethod
+    def clearance(cls, parameters: tuple[Tensor, ...], x: Tensor) -> Tensor:
+        """A lower bound (n, k) of the distance from points (n, d) to the boundaries of k shapes."""
+        return cls.levels(parameters, x).abs()
+
     @staticmethod
     @abstractmethod
     def roots(parameters: tuple[Tensor, ...], start: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """All t (n, k, r) at which start + t step is on the boundary (nan or inf for none); labels, broadcastable."""
+        """All t (m, r) at which start + t step is on the boundary, for m shapes and m lines; nan or inf for none.
+
+        The second tensor, broadcastable to (m, r), holds the local labels.
+        """
+
+    @abstractmethod
+    def arc_roots(self, center: Tensor, side: Tensor, other: Tensor) -> Tensor:
+        """All t (m, r) at which center + side cos t + other sin t is on the boundary (or on planes that hold it)."""
+
+    @abstractmethod
+    def slices(self, label: int, s: Tensor) -> Curves:
+        """The curve (in 2-D; s is ignored) or curves (in 3-D, at s (m,) in [0, 1]) that make up a boundary piece."""
+
+    @abstractmethod
+    def slice_of(self, label: int, x: Tensor) -> Tensor:
+        """The s (m,) in [0, 1] of the slices nearest to points (m, 3)."""
+
+    @property
+    @abstractmethod
+    def faces(self) -> Faces:
+        """Extent and flux of each boundary piece."""
 
     @abstractmethod
     def inner_factor(self, x: Tensor) -> Tensor:
@@ -86,7 +127,8 @@ def vector(name: str, values: Numbers, dim: int | None = None) -> Tensor:
     return result
 
 
-def _named(labels: Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+def face_names(labels: Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    """The names a user gave to the boundary pieces, checked, or the default ones."""
     if labels is None:
         return default
     if isinstance(labels, str) or len(labels) != len(default) or len(set(labels)) != len(default):
@@ -101,6 +143,9 @@ class Box(Primitive):
         lower, upper: d numbers each (a single number in 1-D), lower < upper.
         labels: names of the 2d faces, axis by axis, lower face first; default "x-", "x+", "y-", ... up to 3-D and
             "x1-", "x1+", "x2-", ... above.
+
+    Raises:
+        ValueError: if the numbers are not finite, do not match, or upper <= lower on some axis.
     """
 
     def __init__(self, lower: Numbers, upper: Numbers, *, labels: Sequence[str] | None = None):
@@ -112,35 +157,70 @@ class Box(Primitive):
                 raise ValueError(f"upper must be greater than lower on each axis, but axis {i} goes from {a} to {b}.")
         self.bounds = (self.lower, self.upper)
         self.parameters = (self.lower, self.upper)
-        axes = [AXES[i] if self.dim <= 3 else f"x{i + 1}" for i in range(self.dim)]
+        axes = ["xyz"[i] if self.dim <= 3 else f"x{i + 1}" for i in range(self.dim)]
         self._default = tuple(axis + side for axis in axes for side in "-+")
-        self.names = _named(labels, self._default)
+        self.names = face_names(labels, self._default)
 
     @staticmethod
     def levels(parameters: tuple[Tensor, ...], x: Tensor) -> Tensor:
         """Signed distance."""
         lower, upper = parameters
-        beyond = torch.maximum(lower - x[:, None], x[:, None] - upper)
-        if lower.shape[1] == 1:
-            return -beyond[..., 0]
-        return -beyond.amax(-1).clamp_max(0) - torch.linalg.vector_norm(beyond.clamp_min(0), dim=-1)
+        beyond = [torch.maximum(lower[:, i] - x[:, i, None], x[:, i, None] - upper[:, i]) for i in range(x.shape[1])]
+        farthest, square = beyond[0], beyond[0].clamp_min(0) ** 2
+        for more in beyond[1:]:
+            farthest, square = torch.maximum(farthest, more), square + more.clamp_min(0) ** 2
+        return torch.where(farthest <= 0, -farthest, -square.clamp_min(1e-300).sqrt())
 
     @staticmethod
     def roots(parameters: tuple[Tensor, ...], start: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """Entry and exit of the slabs."""
         lower, upper = parameters
-        start, step = start[:, None], step[:, None]
         slack = 1e-12 * (upper - lower)
         between = (start >= lower - slack) & (start <= upper + slack)
-        still = torch.where(between, -torch.inf, torch.inf)  # a segment along a slab is always in it, or never
+        still = torch.where(between, -torch.inf, torch.inf)  # a line along a slab is always in it, or never
         first, second = (lower - start) / step, (upper - start) / step
         enter, axis_in = torch.where(step == 0, still, torch.minimum(first, second)).max(-1)
         leave, axis_out = torch.where(step == 0, -still, torch.maximum(first, second)).min(-1)
-        forward = (step > 0).expand_as(first)
-        label_in = 2 * axis_in + ~forward.gather(-1, axis_in[..., None])[..., 0]
-        label_out = 2 * axis_out + forward.gather(-1, axis_out[..., None])[..., 0]
-        t = torch.where((enter <= leave)[..., None], torch.stack([enter, leave], -1), torch.inf)
+        forward = step > 0
+        label_in = 2 * axis_in + ~forward.gather(-1, axis_in[:, None])[:, 0]
+        label_out = 2 * axis_out + forward.gather(-1, axis_out[:, None])[:, 0]
+        t = torch.where((enter <= leave)[:, None], torch.stack([enter, leave], -1), torch.inf)
         return t, torch.stack([label_in, label_out], -1)
+
+    def arc_roots(self, center: Tensor, side: Tensor, other: Tensor) -> Tensor:
+        """With the planes of all faces."""
+        center, side, other = (part.repeat(1, 2) for part in (center, side, other))
+        return wave_roots(center - torch.cat([self.lower, self.upper]), side, other).flatten(1)
+
+    def slices(self, label: int, s: Tensor) -> Segments:
+        """Segments along the last axis of the face, at s along the other one."""
+        axis, side = label // 2, self.upper - self.lower
+        *across, along = (i for i in range(self.dim) if i != axis)
+        start = self.lower.repeat(len(s), 1)
+        start[:, axis] = self.bounds[label % 2][axis]
+        start[:, across] += s[:, None] * side[across]
+        step = torch.zeros_like(start)
+        step[:, along] = side[along]
+        return Segments(start, step, self.faces.normal[label], float(side[across].prod()))
+
+    def slice_of(self, label: int, x: Tensor) -> Tensor:
+        """Along the first axis of the face."""
+        i = 1 if label < 2 else 0
+        return ((x[:, i] - self.lower[i]) / (self.upper - self.lower)[i]).clamp(0, 1)
+
+    @cached_property
+    def faces(self) -> Faces:
+        """Two faces for each axis."""
+        axis = torch.arange(self.dim).repeat_interleave(2)
+        row, high = torch.arange(2 * self.dim), torch.arange(2 * self.dim) % 2
+        lower, upper = self.lower.repeat(2 * self.dim, 1), self.upper.repeat(2 * self.dim, 1)
+        place = torch.where(high == 1, self.upper[axis], self.lower[axis])
+        lower[row, axis] = upper[row, axis] = place
+        normal = torch.zeros_like(lower)
+        normal[row, axis] = 2.0 * high.double() - 1
+        flux = place * normal[row, axis] * self.areas / self.dim
+        radius = 0.5 * torch.linalg.vector_norm(upper - lower, dim=1)
+        return Faces(lower, upper, radius, 0.5 * (lower + upper), normal, flux)
 
     def inner_factor(self, x: Tensor) -> Tensor:
         """The product of (x-a)(b-x)/((b-a)/2)^2 over the axes."""
@@ -148,10 +228,11 @@ class Box(Primitive):
         return ((x - lower) * (upper - x) / ((upper - lower) / 2) ** 2).prod(-1)
 
     def outer_factor(self, x: Tensor) -> Tensor:
-        """An interval is a one-dimensional ball."""
+        """An interval is a one-dimensional ball; in higher dimensions there is no smooth one."""
         if self.dim > 1:
             return super().outer_factor(x)
-        return Ball((self.lower + self.upper) / 2, float(self.upper - self.lower) / 2).outer_factor(x)
+        square = 1 - self.inner_factor(x)
+        return (square - 1) / (square + 1)
 
     @property
     def volume(self) -> float:
@@ -180,19 +261,14 @@ class Box(Primitive):
         cumulative = torch.cumsum(self.areas / self.areas.sum(), 0)[:-1]
 
         def draw(u: Tensor) -> tuple[Tensor, ...]:
-            lower, upper = self.lower.to(u.device), self.upper.to(u.device)
-            face = torch.bucketize(u[:, 0].contiguous(), cumulative.to(u.device), right=True)
-            axis, high = face // 2, face % 2
-            # The numbers of the other axes fill the row around the face's own axis.
-            other = torch.arange(self.dim, device=u.device).expand(len(u), -1)
-            source = other - (other > axis[:, None]).long()
-            rest = u[:, 1:] if self.dim > 1 else u
-            x = torch.lerp(lower, upper, rest.gather(1, source.clamp(0, rest.shape[1] - 1)))
-            row = torch.arange(len(u), device=u.device)
-            x[row, axis] = torch.where(high == 1, upper[axis], lower[axis])
-            normal = torch.zeros_like(x)
-            normal[row, axis] = (2 * high - 1).to(u.dtype)
-            return x, normal, face, torch.ones_like(u[:, 0], dtype=torch.bool)
+            label = torch.bucketize(u[:, 0].contiguous(), cumulative.to(u.device), right=True)
+            lower, upper, normal = (self.faces[i].to(u.device)[label] for i in (0, 1, 4))
+            # The numbers after the first serve the axes around the face's own, where lower and upper agree.
+            axis = label[:, None] // 2
+            other = torch.arange(self.dim, device=u.device)
+            source = (other + (other < axis).long()).clamp_max(u.shape[1] - 1)
+            x = torch.lerp(lower, upper, u.gather(1, source))
+            return x, normal, label, torch.ones_like(u[:, 0], dtype=torch.bool)
 
         return Sampler(self.area, max(1, self.dim), draw)
 
@@ -202,129 +278,171 @@ class Box(Primitive):
         return result if self.names == self._default else result | {"labels": list(self.names)}
 
 
-class Ball(Primitive):
-    """The ball |x - center| <= radius.
+class Polygon(Primitive):
+    """The polygon with the given corners, in either direction; it need not be convex.
 
     Args:
-        center: d numbers (a single number in 1-D).
-        radius: positive.
-        label: the name of its boundary.
+        vertices: (n, 2) numbers, the corners in order; "edge0" goes from the first to the second.
+        labels: names of the n edges.
+
+    Attributes:
+        corners: float64 (n, 2), the vertices as given.
+        angles: float64 (n,), the interior angle at each of them, in (0, 2 pi).
+
+    Raises:
+        ValueError: if there are less than 3 vertices, or the edges touch each other, or they enclose nothing.
     """
 
-    def __init__(self, center: Numbers, radius: float, *, label: str = "ball"):
-        self.center = vector("center", center)
-        self.dim = len(self.center)
-        self.radius = float(radius)
-        if not (0 < self.radius < math.inf):
-            raise ValueError(f"radius must be a positive number, but it is {radius}.")
-        self.bounds = (self.center - self.radius, self.center + self.radius)
-        self.parameters = (self.center, torch.tensor(self.radius, dtype=torch.float64))
-        self.names = (label,)
+    def __init__(self, vertices: Sequence[Sequence[float]] | Tensor, *, labels: Sequence[str] | None = None):
+        corners = torch.as_tensor(vertices, dtype=torch.float64).detach().cpu().clone()
+        if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3 or not bool(corners.isfinite().all()):
+            raise ValueError(
+                f"vertices must be at least 3 points of the plane with finite coordinates, shape (n, 2), "
+                f"but its shape is {tuple(corners.shape)}."
+            )
+        self.dim, self.corners = 2, corners
+        self.bounds = (corners.amin(0), corners.amax(0))
+        self.parameters = (corners,)
+        self._edges = corners.roll(-1, 0) - corners
+        doubled = float(_cross(corners - corners[0], self._edges).sum())
+        _check_simple(corners, self._edges, self.size)
+        if abs(doubled) <= 1e-12 * self.size**2:
+            raise ValueError("vertices must enclose an area, but they are on one line.")
+        self._turn = math.copysign(1.0, doubled)  # 1 for counter-clockwise corners
+        self.volume_ = 0.5 * abs(doubled)
+        self._default = tuple(f"edge{i}" for i in range(len(corners)))
+        self.names = face_names(labels, self._default)
+
+    @cached_property
+    def angles(self) -> Tensor:
+        """Interior angle at each corner, float64 (n,)."""
+        before, after = self._edges.roll(1, 0), self._edges
+        turn = self._turn * torch.atan2(_cross(before, after), (before * after).sum(1))
+        return math.pi - turn
 
     @staticmethod
     def levels(parameters: tuple[Tensor, ...], x: Tensor) -> Tensor:
-        """Signed distance."""
-        center, radius = parameters
-        return radius - torch.cdist(x, center, compute_mode="donot_use_mm_for_euclid_dist")
+        """Signed distance: the nearest edge, and the parity of the edges to the right."""
+        (corner,) = parameters  # (k, e, 2)
+        ax, ay = corner[..., 0], corner[..., 1]
+        bx, by = ax.roll(-1, 1), ay.roll(-1, 1)
+        px, py = x[:, 0, None, None], x[:, 1, None, None]
+        ex, ey, wx, wy = bx - ax, by - ay, px - ax, py - ay
+        along = ((wx * ex + wy * ey) / (ex * ex + ey * ey)).clamp(0, 1)
+        square = ((wx - along * ex) ** 2 + (wy - along * ey) ** 2).amin(-1)
+        straddles = (ay > py) != (by > py)
+        right = wx < wy * ex / torch.where(ey == 0, 1.0, ey)
+        inside = (straddles & right).sum(-1) % 2 == 1
+        distance = square.clamp_min(1e-300).sqrt()
+        return torch.where(inside, distance, -distance)
 
     @staticmethod
     def roots(parameters: tuple[Tensor, ...], start: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """The two solutions of a quadratic equation."""
-        center, radius = parameters
-        t = _unit_ball_roots((start[:, None] - center) / radius[:, None], step[:, None] / radius[:, None])
-        return t, torch.zeros(1, 1, 1, dtype=torch.int64, device=t.device)
+        """With every edge."""
+        (corner,) = parameters  # (m, e, 2)
+        edge = corner.roll(-1, 1) - corner
+        offset, step = corner - start[:, None], step[:, None]
+        slope = _cross(step, edge)
+        t, u = _cross(offset, edge) / slope, _cross(offset, step) / slope
+        hit = (u >= -1e-12) & (u <= 1 + 1e-12)
+        return torch.where(hit, t, torch.inf), torch.arange(corner.shape[1], device=corner.device)
+
+    def arc_roots(self, center: Tensor, side: Tensor, other: Tensor) -> Tensor:
+        """With the lines of all edges."""
+        normal = self.faces.normal
+        offset = (normal * self.corners).sum(1)
+        return wave_roots(center @ normal.T - offset, side @ normal.T, other @ normal.T).flatten(1)
+
+    def slices(self, label: int, s: Tensor) -> Segments:
+        """The edge."""
+        return Segments(self.corners[label, None], self._edges[label, None], self.faces.normal[label], 1.0)
+
+    def slice_of(self, label: int, x: Tensor) -> Tensor:
+        """An edge is one slice."""
+        return torch.zeros_like(x[:, 0])
+
+    @cached_property
+    def faces(self) -> Faces:
+        """The edges."""
+        end = self.corners + self._edges
+        normal = self._turn * torch.stack([self._edges[:, 1], -self._edges[:, 0]], 1) / self.areas[:, None]
+        flux = 0.5 * (self.corners * normal).sum(1) * self.areas
+        return Faces(
+            torch.minimum(self.corners, end), torch.maximum(self.corners, end), 0.5 * self.areas,
+            self.corners + 0.5 * self._edges, normal, flux,
+        )  # fmt: skip
 
     def inner_factor(self, x: Tensor) -> Tensor:
-        """1 - |y|^2 in coordinates y that make this the unit ball."""
-        return 1 - self._square(x)
-
-    def outer_factor(self, x: Tensor) -> Tensor:
-        """(|y|^2 - 1) / (|y|^2 + 1)."""
-        square = self._square(x)
-        return (square - 1) / (square + 1)
-
-    def _square(self, x: Tensor) -> Tensor:
-        return (((x - self.center.to(x.device)) / self.radius) ** 2).sum(-1)
+        """For convex polygons: the product of the distances to the lines of the edges, each over half the width."""
+        if bool((self.angles > math.pi + 1e-9).any()):
+            raise ValueError("factor needs a convex polygon, but this one has a corner that points inwards.")
+        result = torch.ones_like(x[:, 0])
+        for corner, normal, angle in zip(self.corners, self.faces.normal, self.angles, strict=True):
+            if angle < math.pi - 1e-9:  # otherwise the edge continues the line of the one before
+                half_width = 0.5 * ((corner - self.corners) @ normal).max()
+                corner, normal = corner.to(x.device), normal.to(x.device)
+                result = result * ((corner - x) * normal).sum(-1) / half_width.to(x.device)
+        return result
 
     @property
     def volume(self) -> float:
-        """pi^(d/2) r^d / Gamma(d/2 + 1)."""
-        return unit_ball_volume(self.dim) * self.radius**self.dim
+        """Half the sum of cross products."""
+        return self.volume_
 
     @cached_property
     def areas(self) -> Tensor:
-        """d V / r."""
-        return torch.tensor([self.dim * self.volume / self.radius], dtype=torch.float64)
+        """The lengths of the edges."""
+        return torch.linalg.vector_norm(self._edges, dim=1)
 
     @property
     def inside(self) -> Sampler:
-        """The unit ball, scaled."""
+        """The box around it."""
+        box = Box(*self.bounds).inside
 
         def draw(u: Tensor) -> tuple[Tensor, ...]:
-            y = unit_ball_points(u, self.dim)
-            return self.center.to(u.device) + self.radius * y, torch.ones_like(u[:, 0], dtype=torch.bool)
+            x, _ = box.draw(u)
+            return x, self.level(x) > 0
 
-        return Sampler(self.volume, unit_ball_dims(self.dim), draw)
+        return box._replace(draw=draw)
 
     @property
     def _surface(self) -> Sampler:
-        def draw(u: Tensor) -> tuple[Tensor, ...]:
-            y = unit_sphere_points(u, self.dim)
-            x = self.center.to(u.device) + self.radius * y
-            yes = torch.ones_like(u[:, 0], dtype=torch.bool)
-            return x, y, torch.zeros_like(yes, dtype=torch.int64), yes
+        cumulative = torch.cumsum(self.areas / self.areas.sum(), 0)[:-1]
 
-        return Sampler(self.area, unit_sphere_dims(self.dim), draw)
+        def draw(u: Tensor) -> tuple[Tensor, ...]:
+            label = torch.bucketize(u[:, 0].contiguous(), cumulative.to(u.device), right=True)
+            corner, edge, normal = (p.to(u.device)[label] for p in (self.corners, self._edges, self.faces.normal))
+            return corner + u[:, 1:2] * edge, normal, label, torch.ones_like(label, dtype=torch.bool)
+
+        return Sampler(self.area, 2, draw)
 
     def describe(self) -> dict[str, Any]:
-        """Centre and radius."""
-        result: dict[str, Any] = {"kind": "ball", "center": self.center.tolist(), "radius": self.radius}
-        return result if self.names == ("ball",) else result | {"label": self.names[0]}
+        """The vertices."""
+        result: dict[str, Any] = {"kind": "polygon", "vertices": self.corners.tolist()}
+        return result if self.names == self._default else result | {"labels": list(self.names)}
 
 
-# ---- the unit ball ---------------------------------------------------------------------------------------------------
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
-def unit_ball_volume(dim: int) -> float:
-    """Volume of the unit ball in d dimensions."""
-    return math.pi ** (dim / 2) / math.gamma(dim / 2 + 1)
-
-
-def unit_sphere_dims(dim: int) -> int:
-    """How many uniform numbers `unit_sphere_points` takes."""
-    return {1: 1, 2: 1, 3: 2}.get(dim, dim)
-
-
-def unit_sphere_points(u: Tensor, dim: int) -> Tensor:
-    """Uniform numbers to uniform points (n, d) of the unit sphere."""
-    if dim == 1:
-        return torch.where(u[:, :1] < 0.5, -1.0, 1.0).to(u.dtype)
-    angle = 2 * math.pi * u[:, 0]
-    circle = torch.stack([torch.cos(angle), torch.sin(angle)], 1)
-    if dim == 2:
-        return circle
-    if dim == 3:  # Archimedes: the height on a sphere is uniform
-        height = 2 * u[:, 1:2] - 1
-        return torch.cat([circle * torch.sqrt(1 - height**2), height], 1)
-    return torch.nn.functional.normalize(torch.special.ndtri(u[:, :dim]), dim=1)
-
-
-def unit_ball_dims(dim: int) -> int:
-    """How many uniform numbers `unit_ball_points` takes."""
-    return 1 if dim == 1 else 1 + unit_sphere_dims(dim)
-
-
-def unit_ball_points(u: Tensor, dim: int) -> Tensor:
-    """Uniform numbers to uniform points (n, d) of the unit ball."""
-    if dim == 1:
-        return 2 * u[:, :1] - 1
-    return u[:, :1] ** (1 / dim) * unit_sphere_points(u[:, 1:], dim)
-
-
-def _unit_ball_roots(start: Tensor, step: Tensor) -> Tensor:
-    """Where |start + t step| = 1: t (..., 2), nan for lines that miss. Measured from the closest point, for accuracy."""
-    square = (step**2).sum(-1)
-    closest = -(start * step).sum(-1) / square
-    gap = ((start + closest[..., None] * step) ** 2).sum(-1)
-    half = torch.sqrt((1 - gap) / square)
-    return torch.stack([closest - half, closest + half], -1)
+def _check_simple(corners: Tensor, edges: Tensor, size: float) -> None:
+    """Refuse edges without length, edges that turn back, and edges that cross or touch others."""
+    count = len(corners)
+    for i in range(count):
+        before = edges[i - 1]
+        if float(edges[i].abs().max()) <= 1e-12 * size:
+            raise ValueError(f"vertices {i} and {(i + 1) % count} must differ, but both are {corners[i].tolist()}.")
+        if float(before @ edges[i]) < 0 and abs(float(_cross(before, edges[i]))) <= 1e-12 * size**2:
+            raise ValueError(f"vertices must not turn back, but the edges at vertex {i} lie on each other.")
+    # Two segments touch if the ends of each are not strictly on one side of the other.
+    first = _cross(edges[:, None], corners - corners[:, None])  # [i, j]: on which side of edge i corner j is
+    apart = (first * first.roll(-1, 1) > 0).logical_or_((first * first.roll(-1, 1)).T > 0)
+    separate = (torch.minimum(corners, corners.roll(-1, 0))[:, None] > torch.maximum(corners, corners.roll(-1, 0))).any(2)
+    apart |= separate | separate.T
+    index = torch.arange(count)
+    gap = (index[:, None] - index).remainder(count)
+    crossing = (~apart & (gap > 1) & (gap < count - 1)).nonzero()
+    if len(crossing):
+        i, j = crossing[0].tolist()
+        raise ValueError(f"vertices must form a simple polygon, but edge{min(i, j)} and edge{max(i, j)} meet.")
