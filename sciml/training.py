@@ -199,32 +199,54 @@ class LBFGS:
 
 
 class _LBFGSStepper:
+    """One iteration per step of torch's L-BFGS, which would otherwise neither report nor be interrupted."""
+
     def __init__(self, stage: LBFGS, model: nn.Module) -> None:
-        self.stage, self.reason, self.model = stage, "", model
-        self.batch: Batch | None = None
+        self.stage, self.reason = stage, ""
+        self.trainable = [p for p in model.parameters() if p.requires_grad]
+        self.blocks: Any = None
+        self.known: tuple[Tensor, Tensor, list[Tensor], dict[str, float]] | None = None
         self.optimizer = self._fresh()
 
     def _fresh(self) -> torch.optim.LBFGS:
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
         return torch.optim.LBFGS(
-            parameters,
-            max_iter=2,
+            self.trainable,
+            max_iter=1,
+            max_eval=30,
             history_size=self.stage.memory,
             tolerance_grad=self.stage.tolerance,
             tolerance_change=0.0,
             line_search_fn="strong_wolfe",
         )
 
+    def _flat(self) -> Tensor:
+        return torch.cat([p.detach().reshape(-1) for p in self.trainable])
+
     def step(self, work: Work) -> None:
-        if self.batch is not None and self.batch.blocks is not work.batch.blocks:
-            self.optimizer = self._fresh()
-        self.batch = work.batch
-        before = [p.detach().clone() for p in self.model.parameters()]
-        self.optimizer.step(work.backward)
-        largest = max(float(p.grad.abs().max()) for p in self.model.parameters() if p.grad is not None)
+        if self.blocks is not None and self.blocks is not work.batch.blocks:
+            self.optimizer, self.known = self._fresh(), None
+        self.blocks = work.batch.blocks
+        before = self._flat()
+
+        def closure() -> Tensor:
+            # torch evaluates anew where the last line search ended; remember that instead
+            here = self._flat()
+            if self.known is None or not torch.equal(self.known[0], here):
+                loss = work.backward()
+                gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.trainable]
+                self.known = here, loss, gradients, work.terms
+            for p, g in zip(self.trainable, self.known[2], strict=True):
+                p.grad = g.clone()
+            work.terms = self.known[3]
+            return self.known[1]
+
+        self.optimizer.step(closure)
+        closure()
+        assert self.known is not None
+        largest = max(float(g.abs().max()) for g in self.known[2])
         if largest <= self.stage.tolerance:
             self.reason = f"gradient {largest:.1e} is below the tolerance {self.stage.tolerance:.1e}"
-        elif all(torch.equal(a, b) for a, b in zip(before, self.model.parameters(), strict=True)):
+        elif torch.equal(before, self.known[0]):
             self.reason = f"the line search finds no decrease (gradient {largest:.1e}): the limit of this precision"
 
     def state(self) -> Tree:
