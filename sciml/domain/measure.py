@@ -33,37 +33,43 @@ class Measures(NamedTuple):
 
 def measure(domain: Domain) -> Measures:
     """The measures of a difference, union or intersection; see the head of this file for the methods."""
-    arrangement, size, dim = domain.arrangement, domain.size, domain.dim
-    count = arrangement.pieces[-1].indices.stop
-    result = torch.zeros(count, 2, dtype=torch.float64)
-    if any(len(piece.axes) != dim for piece in arrangement.pieces):
-        return Measures(_fraction(domain.inside), _fractions(domain, count))
+    arrangement = domain.arrangement
+    if any(len(piece.axes) != domain.dim for piece in arrangement.pieces):
+        return Measures(_fraction(domain.inside), _fractions(domain))
+    found = visible_measures(arrangement, 0.5 * (domain.bounds[0] + domain.bounds[1]), domain.size)
+    if measurable(arrangement, domain.dim):
+        return found
+    return Measures(_fraction(domain.inside), torch.where(found.areas.isnan(), _fractions(domain), found.areas))
 
-    origin = 0.5 * (domain.bounds[0] + domain.bounds[1])
-    meets = _meetings(arrangement, size)
-    alone = ~meets.any(1) if dim > 1 else torch.ones(count, dtype=torch.bool)
+
+def measurable(arrangement: Arrangement, dim: int) -> bool:
+    """Whether `visible_measures` finds everything."""
+    if any(len(piece.axes) != dim for piece in arrangement.pieces):
+        return False
+    return dim <= 3 or not bool(_meetings(arrangement).any())
+
+
+def visible_measures(arrangement: Arrangement, origin: Tensor, size: float) -> Measures:
+    """The measures of a set of the given size around `origin`; nan where faces meet in more than three dimensions."""
+    dim, count = len(origin), arrangement.pieces[-1].indices.stop
+    meets = _meetings(arrangement) if dim > 1 else torch.zeros(count, len(arrangement.pieces), dtype=torch.bool)
     faces = [piece.shape.faces for piece in arrangement.pieces]
     point, normal = (torch.cat([face[i] for face in faces]) for i in (3, 4))
     areas = torch.cat([piece.shape.areas for piece in arrangement.pieces])
-    flux = torch.cat([face.flux for face in faces])
-    # A closed surface has no net flux of a constant field; a flat face does.
-    flat = torch.cat([torch.full((len(face.flux),), float(len(face.flux) > 1)) for face in faces])
-    flux = flux - flat * areas * (normal @ origin) / dim
+    # Moving the origin changes the flux through a flat face, but not that through a closed surface.
+    flat = torch.cat([torch.full_like(face.flux, len(face.flux) > 1) for face in faces])
+    flux = torch.cat([face.flux for face in faces]) - flat * areas * (normal @ origin) / dim
     outward, visible = arrangement.visible(point, normal, torch.arange(count), size)
-    whole = alone & visible
-    result[whole] = torch.stack([areas, flux * (outward * normal).sum(1).sign()], 1)[whole]
-
-    if dim > 3 and not alone.all():
-        result[:, 0] = torch.where(alone, result[:, 0], _fractions(domain, count))
-        return Measures(_fraction(domain.inside), result[:, 0])
-    for label in (~alone).nonzero()[:, 0].tolist():
-        result[label] = _visible_face(arrangement, label, meets[label], origin, size)
+    side = (outward * normal).sum(1).sign()
+    result = torch.where(visible[:, None], torch.stack([areas, side * flux], 1), 0.0)
+    for label in meets.any(1).nonzero()[:, 0].tolist():
+        result[label] = _visible_face(arrangement, label, meets[label], origin, size) if dim <= 3 else torch.nan
     return Measures(float(result[:, 1].sum()), result[:, 0])
 
 
-def _meetings(arrangement: Arrangement, size: float) -> Tensor:
+def _meetings(arrangement: Arrangement) -> Tensor:
     """Which pieces' boundaries may meet each face, bool (faces, pieces)."""
-    margin = 1e-9 * size
+    margin = 1e-9 * max(piece.shape.size for piece in arrangement.pieces)
     faces = [piece.shape.faces for piece in arrangement.pieces]
     lower, upper, radius = (torch.cat([face[i] for face in faces]) for i in range(3))
     low, high = (torch.stack([piece.shape.bounds[i] for piece in arrangement.pieces]) for i in range(2))
@@ -120,9 +126,9 @@ def _fraction(sampler: Sampler) -> float:
     return sampler.measure * float(accepted.double().mean())
 
 
-def _fractions(domain: Domain, count: int) -> Tensor:
+def _fractions(domain: Domain) -> Tensor:
     """The measure of what the boundary sampler accepts, for each label."""
     sampler = domain.edge
     draws = cube(sampler.dims, torch.Generator().manual_seed(0), sobol=True)(ESTIMATES)
     _, _, label, ok = sampler.draw(draws)
-    return sampler.measure * torch.bincount(label[ok], minlength=count).double() / len(draws)
+    return sampler.measure * torch.bincount(label[ok], minlength=len(domain.labels)).double() / len(draws)

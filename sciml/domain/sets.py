@@ -11,6 +11,7 @@ from torch import Tensor
 from .arrangement import Arrangement
 from .base import Domain, Sampler, choose
 from .measure import Measures, measure
+from .overlap import covers, overlap
 
 
 class _Set(Domain):
@@ -19,8 +20,9 @@ class _Set(Domain):
     kind: str
 
     def __init__(self, a: Domain, b: Domain):
+        _require_domains(a, b)
         if a.dim != b.dim:
-            raise ValueError(f"A {self.kind} needs domains of one dimension, but they have {a.dim} and {b.dim}.")
+            raise ValueError(f"The parts of a {self.kind} must have one dimension, but they have {a.dim} and {b.dim}.")
         self.a, self.b, self.dim = a, b, a.dim
         self._arrangement = a.arrangement.combined(b.arrangement, self.kind)
 
@@ -36,7 +38,7 @@ class _Set(Domain):
 
     @property
     def parts(self) -> tuple[Domain, ...]:
-        """a and b, and in a chain like ((A - B) - C) - D all of A, B, C, D."""
+        """Both, and in a chain like ((A - B) - C) - D all of A, B, C, D."""
         parts: list[Domain] = []
         first: Domain = self
         while type(first) is type(self):
@@ -68,13 +70,21 @@ class _Set(Domain):
 
 
 class Difference(_Set):
-    """The closure of a without b, written `a - b`; the boundary of b belongs to it."""
+    """The closure of a without b, written `a - b`; the boundary of b belongs to it.
+
+    Raises:
+        ValueError: if the dimensions differ, b lies outside of a, or b leaves nothing of a.
+    """
 
     kind = "difference"
 
     def __init__(self, a: Domain, b: Domain):
         super().__init__(a, b)
         self.bounds = a.bounds
+        if not overlap(a, b):
+            raise ValueError(f"The hole b must cut something from a, but {_short(b)} lies outside of {_short(a)}.")
+        if covers(a, b):
+            raise ValueError(f"The hole b must leave something of a, but {_short(b)} covers {_short(a)}.")
 
     @property
     def inside(self) -> Sampler:
@@ -89,13 +99,19 @@ class Difference(_Set):
 
 
 class Intersection(_Set):
-    """The common part of a and b, written `a & b`."""
+    """The common part of a and b, written `a & b`.
+
+    Raises:
+        ValueError: if the dimensions differ, or a and b have nothing in common.
+    """
 
     kind = "intersection"
 
     def __init__(self, a: Domain, b: Domain):
         super().__init__(a, b)
         self.bounds = (torch.maximum(a.bounds[0], b.bounds[0]), torch.minimum(a.bounds[1], b.bounds[1]))
+        if not overlap(a, b):
+            raise ValueError(f"a and b must have common points, but {_short(b)} lies outside of {_short(a)}.")
 
     @property
     def inside(self) -> Sampler:
@@ -143,6 +159,7 @@ class Product(_Set):
     kind = "product"
 
     def __init__(self, a: Domain, b: Domain):
+        _require_domains(a, b)
         self.a, self.b, self.dim = a, b, a.dim + b.dim
         self._arrangement = a.arrangement.combined(b.arrangement, self.kind)
         self.bounds = (torch.cat([a.bounds[0], b.bounds[0]]), torch.cat([a.bounds[1], b.bounds[1]]))
@@ -192,3 +209,16 @@ def _wall(edge: Sampler, inside: Sampler, dim: int, edge_first: bool) -> Sampler
         return points, torch.cat([normal, flat] if edge_first else [flat, normal], 1), label, on & ok
 
     return Sampler(edge.measure * inside.measure, edge.dims + inside.dims, draw)
+
+
+def _require_domains(a: Domain, b: Domain) -> None:
+    for part in (a, b):
+        if not isinstance(part, Domain):
+            raise TypeError(f"Domains combine with domains, but {part!r} is none.")
+
+
+def _short(domain: Domain) -> str:
+    """A name for error messages, also of domains with hundreds of parts."""
+    if isinstance(domain, _Set):
+        return f"the {domain.kind} of {len(domain.parts)} parts between {[bound.tolist() for bound in domain.bounds]}"
+    return repr(domain)
