@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -241,25 +241,27 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> None:
-    """Run the command line and exit with 0, with 2 after an error, or with 130 after Ctrl-C."""
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(_guarded(sys.argv[1:] or ["--help"]))
-
-
-def _guarded(arguments: list[str]) -> int:
+def command(arguments: Sequence[str]) -> int:
+    """Carry out one command line; return its exit code: 0, 2 after an error, or 130 after Ctrl-C."""
     try:
-        return app(arguments, prog_name="sciml", standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort) as interrupt:
-        folder = str(interrupt)
-        print(f"interrupted; resume with `sciml resume {folder}`" if folder else "interrupted", file=sys.stderr)
-        return 130
+        return app(list(arguments) or ["--help"], prog_name="sciml", standalone_mode=False) or 0
     except Exception as error:
+        from sciml.results import Interrupted
+
+        if isinstance(error, Interrupted):
+            print(f"interrupted; resume with `sciml resume {error}`", file=sys.stderr)
+            return 130
         if os.environ.get("SCIML_TRACEBACK"):
             traceback.print_exc()
         usage = hasattr(error, "format_message")  # typer brings its own copy of click's exceptions
         print(f"sciml: {_usage(error) if usage else _sentence(error)}", file=sys.stderr)
         return 2
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(command(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def execute(
         **({"seed": seeds[0]} if len(seeds) == 1 else {"seeds": list(seeds)}),
     }
     path = _free(out, experiment.name, chosen, seeds)
-    with begin(path, settings, _command(settings), _load()) as run:
+    with begin(path, settings, _command(settings), _load) as run:
         _fill(run, experiment, config, settings)
     return path
 
@@ -155,7 +155,7 @@ def resume(path: Path) -> Path:
     _, config = configure(experiment.variants, settings["variant"] or None, settings["overrides"], experiment.name)
     if jsonable(config) != settings["config"]:
         raise ValueError(f"{path} began with another configuration than {settings['problem']} has now; run it anew")
-    with resumed(path, _load()) as run:
+    with resumed(path, _load) as run:
         _fill(run, experiment, config, settings)
     return path.with_name(path.name.removesuffix(".partial"))
 
@@ -200,10 +200,10 @@ def _combine(values: Sequence[Any], statistic: Callable[[Sequence[Any]], Any]) -
     return first if all(v == first for v in values) else "varies"
 
 
-def _load() -> Callable[..., Any]:
-    from sciml.solution import load
+def _load(path: Path, problem: Any) -> Any:
+    from sciml.solution import load  # only when a solution is there: this imports torch
 
-    return load
+    return load(path, problem)
 
 
 def _free(out: Path, name: str, variant: str, seeds: Sequence[int]) -> Path:

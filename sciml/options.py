@@ -139,10 +139,13 @@ def _parse_tuple(items: Any, members: tuple[Any, ...], name: str, refusal: Value
     kinds = [members[0]] * len(items) if members[-1] is Ellipsis else list(members)
     if len(kinds) != len(items):
         raise refusal
-    values = []
-    for item, kind in zip(items, kinds, strict=True):
-        if typing.get_origin(kind) is tuple:
-            values.append(_parse_tuple(item, typing.get_args(kind), name, refusal))
-        else:
-            values.append(parse(str(item), kind, name))
-    return tuple(values)
+    try:
+        return tuple(_member(item, kind, name, refusal) for item, kind in zip(items, kinds, strict=True))
+    except ValueError:
+        raise refusal from None
+
+
+def _member(item: Any, kind: Any, name: str, refusal: ValueError) -> Any:
+    if typing.get_origin(kind) is tuple:
+        return _parse_tuple(item, typing.get_args(kind), name, refusal)
+    return parse(str(item), kind, name)

@@ -4,7 +4,7 @@
 
     problem = Elliptic(Box([0, 0], [1, 1]), source=1.0, boundary=0.0)
 
-is a whole file for ``sciml run``. It may also state ``solver`` and ``reference`` (anything with ``solve(problem, ...)``).
+is a whole file for ``sciml run``. It may also state ``solver`` and ``reference``, anything with a method ``solve``.
 Without these, a default `MscaleSolver` solves, beside finite differences where they apply. Errors are measured against
 the exact solution if the problem has one, else against the reference.
 """

@@ -97,7 +97,7 @@ def _device() -> dict[str, Any]:
     return device
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(Exception):
     """Ctrl-C during a run that was kept; the message is its folder."""
 
 
@@ -178,6 +178,7 @@ class Run:
         return solution
 
     def _write(self, status: str) -> None:
+        self._provenance["device"] = _device()  # again: by now torch is there to be asked
         if self._arrays:
             write_h5(self.path / "arrays.h5", {"kind": "arrays", **jsonable(self._provenance)}, self._arrays)
         if status == "finished":
@@ -220,7 +221,7 @@ def begin(path: Path, config: Mapping[str, Any], command: str, load: Callable[..
         yield run
         run._write("finished")
         os.replace(partial, path)
-    except KeyboardInterrupt as interrupt:
+    except (KeyboardInterrupt, Interrupted) as interrupt:
         run._write("interrupted")
         os.replace(partial, path)
         raise Interrupted(path) from interrupt
@@ -266,7 +267,7 @@ def resumed(path: Path, load: Callable[..., Any]) -> Iterator[Run]:
             os.replace(path, path.with_name(path.name.removesuffix(_PARTIAL)))
     except BaseException as error:
         run._write("interrupted")
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, (KeyboardInterrupt, Interrupted)):
             raise Interrupted(path) from error
         raise
 
