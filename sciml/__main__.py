@@ -114,7 +114,7 @@ def show(path: RunFolder) -> None:
     for name, value in _flat(config.get("config") or {}):
         print(f"  {name} = {value}")
     if metrics is not None:
-        _print_metrics(path)
+        _print_metrics(path, everything=True)
     for file in sorted(p for p in path.rglob("*") if p.suffix in {".png", ".h5"}):
         print(file)
 
@@ -181,8 +181,8 @@ def _cell(value: Any) -> str:
     return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
-def _print_metrics(path: Path) -> None:
-    """The table of a run (of its medians, for several seeds), then its other metrics."""
+def _print_metrics(path: Path, everything: bool = False) -> None:
+    """The table of a run (of its medians, for several seeds) and the metrics beside it, or all metrics."""
     from sciml.results import read_run
 
     metrics = dict(read_run(path)[2] or {})
@@ -196,6 +196,8 @@ def _print_metrics(path: Path) -> None:
         for row in rows:
             table.add_row(*(_cell(row.get(column)) for column in columns))
         _console().print(table)
+        if not everything:  # what is nested is what the table's rows summarise
+            metrics = {k: v for k, v in metrics.items() if not isinstance(v, Mapping)}
     for name, value in _flat(metrics):
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
 

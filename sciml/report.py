@@ -1,6 +1,7 @@
 """Methods side by side on one problem: a table of errors and times, and the figures that go with it.
 
-Measuring and drawing are apart: `side_by_side` solves and measures, `draw_fields` and `draw_training` draw what it found.
+Measuring and drawing are apart: `side_by_side` solves and measures, `draw_fields` and `draw_training` draw what it
+found.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def side_by_side(
     for name, solution in solutions.items():
         errors = {} if solution is reference else compare(solution, reference, problem.domain)
         cost = dict(solution.cost or {})
-        metrics[name] = {**errors, "seconds": solution.seconds, **cost, "status": solution.status}
+        found = {k: {"value": v, "standard_error": e} for k, (v, e) in (solution.parameters or {}).items()}
+        estimate = {} if solution.error_estimate is None else {"error_estimate": solution.error_estimate}
+        metrics[name] = {**errors, **estimate, **found, "seconds": solution.seconds, **cost, "status": solution.status}
         rows.append(
             {
                 "method": name,
@@ -91,6 +94,8 @@ def side_by_side(
                 "rel_l2": errors.get("rel_l2"),
                 "max error": errors.get("max"),
                 "seconds": solution.seconds,
+                **estimate,
+                **{k: f"{v['value']:.5g} +- {v['standard_error']:.1g}" for k, v in found.items()},
             }
         )
     draw_fields(run, problem, solutions, reference)
@@ -137,7 +142,12 @@ def on_points(function: Function, x: np.ndarray, inside: np.ndarray) -> np.ndarr
 
 
 def _curves(
-    run: Run, name: str, axes: Sequence[np.ndarray], values: Mapping[str, np.ndarray], names: Any, logarithmic: bool = False
+    run: Run,
+    name: str,
+    axes: Sequence[np.ndarray],
+    values: Mapping[str, np.ndarray],
+    names: Any,
+    logarithmic: bool = False,
 ) -> None:
     with run.figure(name, 7.0, 4.0) as figure:
         ax = figure.subplots()
@@ -148,7 +158,12 @@ def _curves(
 
 
 def _maps(
-    run: Run, name: str, axes: Sequence[np.ndarray], values: Mapping[str, np.ndarray], names: Any, logarithmic: bool = False
+    run: Run,
+    name: str,
+    axes: Sequence[np.ndarray],
+    values: Mapping[str, np.ndarray],
+    names: Any,
+    logarithmic: bool = False,
 ) -> None:
     from matplotlib.colors import LogNorm, Normalize
 
@@ -170,7 +185,7 @@ def _maps(
 
 
 def draw_training(run: Run, solutions: Mapping[str, Solution]) -> None:
-    """Save ``training.png``: loss terms by step and, where recorded, the error by seconds, for all trained solutions."""
+    """Save ``training.png``: loss terms by step and, where recorded, the error by seconds, of what was trained."""
     trained = {k: s for k, s in solutions.items() if getattr(s.history, "steps", None)}
     if not trained:
         return
@@ -179,10 +194,14 @@ def draw_training(run: Run, solutions: Mapping[str, Solution]) -> None:
         for k, (name, solution) in enumerate(trained.items()):
             steps = solution.history.steps
             stride = max(1, len(steps) // 2000)
-            for style, term in zip(("-", "--", ":", "-."), sorted(steps[-1].keys() - {"step", "seconds", "loss"}), strict=False):
+            for style, term in zip(
+                ("-", "--", ":", "-."), sorted(steps[-1].keys() - {"step", "seconds", "loss"}), strict=False
+            ):
                 rows = [r for r in steps[::stride] if term in r]
                 label = f"{name}: {term}"
-                left.plot([r["step"] for r in rows], [abs(r[term]) for r in rows], style, c=f"C{k}", lw=0.7, label=label)
+                left.plot(
+                    [r["step"] for r in rows], [abs(r[term]) for r in rows], style, c=f"C{k}", lw=0.7, label=label
+                )
             rows = [r for r in solution.history.records if "rel_l2" in r]
             if rows:
                 right.plot([r["seconds"] for r in rows], [r["rel_l2"] for r in rows], c=f"C{k}", label=name)
@@ -191,5 +210,6 @@ def draw_training(run: Run, solutions: Mapping[str, Solution]) -> None:
                 right.axvline(solution.seconds, c=f"C{k}", ls=":", lw=1, label=f"{name} done")
         left.set(xlabel="step", ylabel="|loss term|", yscale="log")
         right.set(xlabel="seconds", ylabel="relative L2 error", yscale="log", xscale="log")
-        left.legend(fontsize=7)
-        right.legend(fontsize=7)
+        for ax in (left, right):
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend(fontsize=7)

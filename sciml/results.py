@@ -165,7 +165,7 @@ class Run:
         if path.exists():
             print(f"{name}: finished before the interruption, loaded", flush=True)
             return self.load(path, problem=problem)
-        print(f"{name}: {type(solver).__name__} ...", flush=True)
+        print(f"{name} ...", flush=True)
         seed = self.seed if seed is None else seed
         solution = solver.solve(problem, seed=seed, callbacks=callbacks, checkpoint=checkpoint)
         print(f"{name}: {solution.seconds:.1f} s, {solution.status or 'done'}", flush=True)
