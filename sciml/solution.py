@@ -25,6 +25,10 @@ __all__ = ["Solution", "compare", "load"]
 _FIELDS = {
     "dense": "sciml.networks:Dense",
     "mscale": "sciml.networks:Mscale",
+    "hard": "sciml.networks:Hard",
+    "grid": "sciml.solvers.gridfield:GridField",
+    "mesh": "sciml.solvers.meshfield:MeshField",
+    "features": "sciml.solvers.featurefield:FeatureField",
 }
 _HISTORY = "sciml.training:History"
 _CHUNK = 16384  # points per evaluation: bounds the memory of wide networks
@@ -129,7 +133,8 @@ class Solution:
     @property
     def savable(self) -> bool:
         """Whether `save` knows the kind of the field: a network of the user's own class is not stored."""
-        return _kind_of(self.field) is not None
+        inner = getattr(self.field, "network", self.field)  # what a boundary factor is wrapped around
+        return _kind_of(self.field) is not None and _kind_of(inner) is not None
 
     def save(self, path: str | Path) -> None:
         """Write everything but the problem to one HDF5 file, atomically.
@@ -139,8 +144,8 @@ class Solution:
             OSError: if the folder cannot be written.
         """
         kind = _kind_of(self.field)
-        if kind is None:
-            name = type(self.field).__name__
+        if not self.savable:
+            name = type(getattr(self.field, "network", self.field)).__name__
             raise TypeError(f"field is a {name}, which files do not store; they store {', '.join(sorted(_FIELDS))}")
         inner: Any = self.field
         arrays = inner.arrays() if hasattr(inner, "arrays") else _state(inner)

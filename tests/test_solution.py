@@ -184,6 +184,38 @@ def test_a_field_that_files_do_not_store_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_of_ones_own_inside_a_boundary_factor_is_refused(tmp_path):
+    from sciml.networks import Hard
+
+    solution = Solution(Hard(Net(2), Box([0, 0], [1, 1])))
+    assert not solution.savable
+    with pytest.raises(TypeError, match="field is a Net, which files do not store"):
+        solution.save(tmp_path / "s.h5")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_networks_come_back_exactly(tmp_path, dtype):
+    from sciml.networks import Dense, Hard, Mscale
+
+    box, points = Box([0, 0], [1, 1]), np.random.default_rng(0).random((50, 2))
+    for network in (Dense(2, [8, 8]), Mscale(2, [5], [1, 4]), Hard(Mscale(2, [5], [1, 4]), box, 0.5)):
+        made = Solution(network.to(dtype=dtype))
+        made.save(tmp_path / "s.h5")
+        assert np.array_equal(load(tmp_path / "s.h5")(points), made(points))
+
+
+def test_references_come_back_exactly(tmp_path):
+    from sciml import Elliptic, FiniteDifference, FiniteElement
+
+    problem = Elliptic(Box([0, 0], [1, 1]), source=1.0, boundary=0.0)
+    points = np.random.default_rng(0).random((50, 2))
+    for solver in (FiniteDifference(n=16), FiniteElement(n=8)):
+        made = solver.solve(problem)
+        made.save(tmp_path / "s.h5")
+        back = load(tmp_path / "s.h5")
+        assert np.array_equal(back(points), made(points)) and back.status == made.status
+
+
 def test_other_files_are_refused(savable, tmp_path, monkeypatch):
     from sciml.files import write_h5
 
