@@ -7,12 +7,13 @@
 All coordinates are float64 tensors (n, d); the device is that of the points.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from .base import Boundary, Domain
+from .flat import Box, Polygon
 from .round import Ball, Ellipsoid
 from .sets import Difference, Intersection, Product, Union
-from .shapes import Box, Polygon
 
 __all__ = [
     "Ball",
@@ -28,8 +29,13 @@ __all__ = [
     "domain_from",
 ]
 
-_SHAPES = {"box": Box, "ball": Ball, "ellipsoid": Ellipsoid, "polygon": Polygon}
-_SETS = {"difference": Difference, "union": Union, "intersection": Intersection, "product": Product}
+_SHAPES: dict[str, Callable[..., Domain]] = {"box": Box, "ball": Ball, "ellipsoid": Ellipsoid, "polygon": Polygon}
+_SETS: dict[str, Callable[[Domain, Domain], Domain]] = {
+    "difference": Difference,
+    "union": Union,
+    "intersection": Intersection,
+    "product": Product,
+}
 
 
 def domain_from(description: dict[str, Any]) -> Domain:

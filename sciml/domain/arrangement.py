@@ -17,7 +17,7 @@ from torch import Tensor
 from .base import OFFSET
 
 if TYPE_CHECKING:
-    from .shapes import Primitive
+    from .primitive import Primitive
 
 CHUNK = 2**18  # numbers in one block of a points x primitives matrix
 
@@ -46,14 +46,17 @@ class Tree:
     children: tuple[Tree, ...] = ()
 
     @staticmethod
-    def leaf(index: int = 0) -> Tree:
-        return Tree(True, (index,), (1.0,))
+    def leaf() -> Tree:
+        """The first primitive."""
+        return Tree(True, (0,), (1.0,))
 
     def shifted(self, by: int) -> Tree:
+        """The same tree for primitives that come later in a list."""
         children = tuple(child.shifted(by) for child in self.children)
         return replace(self, leaves=tuple(leaf + by for leaf in self.leaves), children=children)
 
     def complement(self) -> Tree:
+        """Inside and outside exchanged."""
         children = tuple(child.complement() for child in self.children)
         return Tree(not self.minimum, self.leaves, tuple(-sign for sign in self.signs), children)
 
@@ -122,6 +125,7 @@ class Arrangement:
 
     @staticmethod
     def single(shape: Primitive) -> Arrangement:
+        """One primitive."""
         return Arrangement((Piece(shape, range(len(shape.names)), range(shape.dim)),), Tree.leaf())
 
     def combined(self, other: Arrangement, kind: str) -> Arrangement:
@@ -142,6 +146,7 @@ class Arrangement:
 
     @cached_property
     def families(self) -> list[_Family]:
+        """The primitives, stacked where their kind, coordinates and parameter shapes agree."""
         groups: dict[tuple, list[int]] = {}
         for i, piece in enumerate(self.pieces):
             key = (type(piece.shape), piece.axes.start, *(p.shape for p in piece.shape.parameters))

@@ -41,7 +41,7 @@ class Boundary(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """A map from the unit cube to candidates: `draw((m, dims))` gives tensors of m rows, the last one the accepted mask.
+    """A map from the unit cube to candidates: `draw` takes (m, dims) and gives tensors of m rows, the last a mask.
 
     The accepted candidates are uniform, and `measure` times the accepted fraction is the measure of what they cover.
     """
@@ -284,11 +284,9 @@ def fill(sampler: Sampler, n: int, generator: torch.Generator | None, sobol: boo
 def cube(dims: int, generator: torch.Generator, sobol: bool) -> Callable[[int], Tensor]:
     """A source of points (m, dims) in the open unit cube."""
     tiny = 2.0**-40  # keeps the quantile functions of the samplers finite
-
     if sobol:
         seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
         engine = torch.quasirandom.SobolEngine(dims, scramble=True, seed=seed)
         return lambda m: engine.draw(m, dtype=torch.float64).clamp_(tiny, 1 - tiny).to(generator.device)
-    return lambda m: torch.rand(
-        m, dims, generator=generator, dtype=torch.float64, device=generator.device
-    ).clamp_(tiny, 1 - tiny)
+    options: dict[str, Any] = {"generator": generator, "dtype": torch.float64, "device": generator.device}
+    return lambda m: torch.rand(m, dims, **options).clamp_(tiny, 1 - tiny)

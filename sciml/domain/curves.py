@@ -17,7 +17,7 @@ from scipy import special
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .shapes import Primitive
+    from .primitive import Primitive
 
 
 @dataclass
@@ -78,13 +78,14 @@ class Arcs:
 
     def roots(self, shape: Primitive) -> Tensor:
         """Where they meet the boundary of a shape: t (m, r), nan for nowhere."""
-        t = shape.arc_roots(self.center + self.axis @ self.matrix.T, self.side @ self.matrix.T, self.other @ self.matrix.T)
-        return torch.remainder(t, 2 * math.pi)
+        axis, side, other = (part @ self.matrix.T for part in (self.axis, self.side, self.other))
+        return torch.remainder(shape.arc_roots(self.center + axis, side, other), 2 * math.pi)
 
     def integrals(self, row: Tensor, begin: Tensor, end: Tensor, origin: Tensor) -> Tensor:
         """Area and flux (k, 2) of the stretches begin <= t <= end.
 
-        With y on the unit sphere, dA = |det M| |M^-T y| do and (x - origin).n dA = |det M| (1 + M^-1(center-origin).y) do.
+        With y on the unit sphere, dA = |det M| |M^-T y| dy and
+        (x - origin).n dA = |det M| (1 + M^-1 (center - origin).y) dy.
         """
         axis, side, other = self.axis[row], self.side[row], self.other[row]
         scale = self.weight[row] * torch.linalg.det(self.matrix).abs()

@@ -7,6 +7,7 @@ exactly, other sets up to 3-D by the volume of what is common or left over; beyo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor
 
 from .arrangement import Arrangement
 from .base import Domain, cube
+from .flat import Box
 from .measure import measurable, visible_measures
 from .round import Round
-from .shapes import Box
 
 PROBES = (64, 2**13)
 MARGIN = 1e-9  # relative to the size: shapes that share less than this are said to touch
@@ -45,9 +46,15 @@ def covers(a: Domain, b: Domain) -> bool:
 
 def _probes(domain: Domain) -> Iterator[Tensor]:
     """Points inside: a few, then many."""
+    inside = domain.inside
     for n in PROBES:
-        x, ok = domain.inside.draw(cube(domain.inside.dims, torch.Generator().manual_seed(0), sobol=True)(n))
+        x, ok = inside.draw(_numbers(n, inside.dims))
         yield x[ok]
+
+
+@lru_cache(maxsize=32)
+def _numbers(n: int, dims: int) -> Tensor:
+    return cube(dims, torch.Generator().manual_seed(0), sobol=True)(n)
 
 
 def _volume(arrangement: Arrangement, a: Domain) -> float:
@@ -62,12 +69,9 @@ def _primitives_overlap(a: Box | Round, b: Box | Round) -> bool:
     if isinstance(a, Box) and isinstance(b, Box):
         depth = torch.minimum(a.upper, b.upper) - torch.maximum(a.lower, b.lower)
         return bool((depth > MARGIN * min(a.size, b.size)).all())
-    if isinstance(b, Box):
-        a, b = b, a
     if isinstance(a, Box):
-        nearest = optimize.lsq_linear(b.inverse.numpy(), (b.inverse @ b.center).numpy(), (a.lower, a.upper), "bvls")
-        return bool(np.sqrt(2 * nearest.cost) < 1 - MARGIN)
-    return _extreme_distance(a, b, farthest=False) < 1 - MARGIN
+        return isinstance(b, Round) and _box_distance(b, a) < 1 - MARGIN
+    return (_box_distance(a, b) if isinstance(b, Box) else _extreme_distance(a, b, farthest=False)) < 1 - MARGIN
 
 
 def _primitive_covers(a: Box | Round, b: Box | Round) -> bool:
@@ -81,8 +85,14 @@ def _primitive_covers(a: Box | Round, b: Box | Round) -> bool:
     return bool((torch.linalg.vector_norm(b.unit(corner), dim=1) <= 1 + MARGIN).all())
 
 
+def _box_distance(a: Round, b: Box) -> float:
+    """The smallest |y| over b, where y are the coordinates in which a is the unit ball."""
+    nearest = optimize.lsq_linear(a.inverse.numpy(), (a.inverse @ a.center).numpy(), (b.lower, b.upper), "bvls")
+    return float(np.sqrt(2 * nearest.cost))
+
+
 def _extreme_distance(a: Round, b: Round, farthest: bool) -> float:
-    """The smallest or largest |y| over b, where y are the coordinates in which a is the unit ball.
+    """The smallest or largest |y| over b, with y as in `_box_distance`.
 
     That is an extremum of |m + N z|^2 over |z| <= 1 (a trust-region problem), whose dual is exact and one-dimensional.
     """

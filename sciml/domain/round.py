@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .base import Sampler
 from .curves import Arcs, quadric_roots
-from .shapes import Faces, Numbers, Primitive, vector
+from .primitive import Faces, Numbers, Primitive, vector
 
 
 class Round(Primitive):
@@ -125,7 +125,7 @@ class Ball(Round):
 
     @cached_property
     def areas(self) -> Tensor:
-        """d V / r."""
+        """The volume times d / r."""
         return torch.tensor([self.dim * self.volume / self.radius], dtype=torch.float64)
 
     @property
@@ -182,8 +182,8 @@ class Ellipsoid(Round):
 
     @staticmethod
     def levels(parameters: tuple[Tensor, ...], x: Tensor) -> Tensor:
-        """(1 - |y|) |y| / |M^-T y|: the distance to first order near the boundary, the smallest semi-axis in the middle."""
-        tiny = 1e-100
+        """(1 - |y|) |y| / |M^-T y|: the distance to first order near the boundary, finite in the middle."""
+        tiny = 1e-100  # keeps the middle finite
         center, inverse, smallest = parameters
         y = torch.einsum("kij,nkj->nki", inverse, x[:, None] - center)
         length = torch.linalg.vector_norm(y, dim=-1)

@@ -1,139 +1,18 @@
-"""What a primitive is, and the primitives with flat faces: Box and Polygon.
-
-A primitive supplies the geometry of one shape in closed form: its level, its intersections with straight lines and
-arcs, a parametrisation of its interior and of its boundary, its measures and smooth factors. `levels`, `clearance` and
-`roots` work on stacked parameters (a leading axis of shapes of one kind), so that many holes are one tensor operation.
-"""
+"""The primitives with flat faces: Box and Polygon."""
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .arrangement import Arrangement
-from .base import Domain, Sampler
-from .curves import Curves, Segments, wave_roots
-
-Numbers = float | Sequence[float] | Tensor
-
-
-class Faces(NamedTuple):
-    """Boundary pieces at a glance, each row one label.
-
-    Attributes:
-        lower, upper: (f, d), corners of boxes around them.
-        radius: (f,), of a ball around them, centred in that box.
-        point, normal: (f, d), one point of each and the outward normal there.
-        flux: (f,), (1/d) int x.n dA; the sum over the faces is the volume.
-    """
-
-    lower: Tensor
-    upper: Tensor
-    radius: Tensor
-    point: Tensor
-    normal: Tensor
-    flux: Tensor
-
-
-class Primitive(Domain):
-    """A shape with closed-form geometry. `parameters` are tensors; k shapes of one kind are stacked along a first axis.
-
-    Attributes:
-        names: the name of each boundary piece.
-    """
-
-    names: tuple[str, ...]
-    parameters: tuple[Tensor, ...]
-
-    @cached_property
-    def arrangement(self) -> Arrangement:
-        """This shape alone."""
-        return Arrangement.single(self)
-
-    @staticmethod
-    @abstractmethod
-    def levels(parameters: tuple[Tensor, ...], x: Tensor) -> Tensor:
-        """Levels (n, k) of k shapes at points (n, d)."""
-
-    @classmethod
-    def clearance(cls, parameters: tuple[Tensor, ...], x: Tensor) -> Tensor:
-        """A lower bound (n, k) of the distance from points (n, d) to the boundaries of k shapes."""
-        return cls.levels(parameters, x).abs()
-
-    @staticmethod
-    @abstractmethod
-    def roots(parameters: tuple[Tensor, ...], start: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """All t (m, r) at which start + t step is on the boundary, for m shapes and m lines; nan or inf for none.
-
-        The second tensor, broadcastable to (m, r), holds the local labels.
-        """
-
-    @abstractmethod
-    def arc_roots(self, center: Tensor, side: Tensor, other: Tensor) -> Tensor:
-        """All t (m, r) at which center + side cos t + other sin t is on the boundary (or on planes that hold it)."""
-
-    @abstractmethod
-    def slices(self, label: int, s: Tensor) -> Curves:
-        """The curve (in 2-D; s is ignored) or curves (in 3-D, at s (m,) in [0, 1]) that make up a boundary piece."""
-
-    @abstractmethod
-    def slice_of(self, label: int, x: Tensor) -> Tensor:
-        """The s (m,) in [0, 1] of the slices nearest to points (m, 3)."""
-
-    @property
-    @abstractmethod
-    def faces(self) -> Faces:
-        """Extent and flux of each boundary piece."""
-
-    @abstractmethod
-    def inner_factor(self, x: Tensor) -> Tensor:
-        """Smooth, positive inside, zero on the boundary."""
-
-    def outer_factor(self, x: Tensor) -> Tensor:
-        """Smooth, positive outside, zero on the boundary."""
-        raise ValueError(
-            f"factor needs holes with a smooth boundary (Ball, Ellipsoid), but a {type(self).__name__} is cut out; "
-            "impose its boundary values by a penalty instead."
-        )
-
-    @property
-    @abstractmethod
-    def _surface(self) -> Sampler: ...
-
-    @property
-    def surface(self) -> tuple[Sampler, ...]:
-        """The boundary of this shape."""
-        return (self._surface,)
-
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{key}={value}" for key, value in self.describe().items() if key != "kind")
-        return f"{type(self).__name__}({arguments})"
-
-
-def vector(name: str, values: Numbers, dim: int | None = None) -> Tensor:
-    """Finite float64 numbers (d,), or a ValueError that names the argument."""
-    result = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
-    result = result.reshape(1) if result.ndim == 0 else result.clone()
-    if result.ndim != 1 or len(result) == 0 or not bool(result.isfinite().all()):
-        raise ValueError(f"{name} must be a non-empty row of finite numbers, but it is {values}.")
-    if dim is not None and len(result) != dim:
-        raise ValueError(f"{name} must have {dim} numbers, but it has {len(result)}: {result.tolist()}.")
-    return result
-
-
-def face_names(labels: Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
-    """The names a user gave to the boundary pieces, checked, or the default ones."""
-    if labels is None:
-        return default
-    if isinstance(labels, str) or len(labels) != len(default) or len(set(labels)) != len(default):
-        raise ValueError(f"labels must be {len(default)} different names, one for each of {default}, not {labels}.")
-    return tuple(labels)
+from .base import Sampler
+from .curves import Segments, wave_roots
+from .primitive import Faces, Numbers, Primitive, face_names, vector
 
 
 class Box(Primitive):
@@ -225,7 +104,8 @@ class Box(Primitive):
     def inner_factor(self, x: Tensor) -> Tensor:
         """The product of (x-a)(b-x)/((b-a)/2)^2 over the axes."""
         lower, upper = self.lower.to(x.device), self.upper.to(x.device)
-        return ((x - lower) * (upper - x) / ((upper - lower) / 2) ** 2).prod(-1)
+        waves = (x - lower) * (upper - x) / ((upper - lower) / 2) ** 2
+        return math.prod(waves.unbind(-1), start=torch.ones_like(x[:, 0]))  # Tensor.prod cannot be vmapped
 
     def outer_factor(self, x: Tensor) -> Tensor:
         """An interval is a one-dimensional ball; in higher dimensions there is no smooth one."""
@@ -309,7 +189,7 @@ class Polygon(Primitive):
         if abs(doubled) <= 1e-12 * self.size**2:
             raise ValueError("vertices must enclose an area, but they are on one line.")
         self._turn = math.copysign(1.0, doubled)  # 1 for counter-clockwise corners
-        self.volume_ = 0.5 * abs(doubled)
+        self._area = 0.5 * abs(doubled)
         self._default = tuple(f"edge{i}" for i in range(len(corners)))
         self.names = face_names(labels, self._default)
 
@@ -387,7 +267,7 @@ class Polygon(Primitive):
     @property
     def volume(self) -> float:
         """Half the sum of cross products."""
-        return self.volume_
+        return self._area
 
     @cached_property
     def areas(self) -> Tensor:
@@ -437,9 +317,10 @@ def _check_simple(corners: Tensor, edges: Tensor, size: float) -> None:
             raise ValueError(f"vertices must not turn back, but the edges at vertex {i} lie on each other.")
     # Two segments touch if the ends of each are not strictly on one side of the other.
     first = _cross(edges[:, None], corners - corners[:, None])  # [i, j]: on which side of edge i corner j is
-    apart = (first * first.roll(-1, 1) > 0).logical_or_((first * first.roll(-1, 1)).T > 0)
-    separate = (torch.minimum(corners, corners.roll(-1, 0))[:, None] > torch.maximum(corners, corners.roll(-1, 0))).any(2)
-    apart |= separate | separate.T
+    one_side = first * first.roll(-1, 1) > 0
+    low, high = torch.minimum(corners, corners + edges), torch.maximum(corners, corners + edges)
+    beside = (low[:, None] > high).any(2)
+    apart = one_side | one_side.T | beside | beside.T
     index = torch.arange(count)
     gap = (index[:, None] - index).remainder(count)
     crossing = (~apart & (gap > 1) & (gap < count - 1)).nonzero()
