@@ -111,6 +111,9 @@ class MscaleSolver:
             A `Solution`; its status says how training ended, its parameters the values of an inverse problem.
         """
         begun = time.perf_counter()
+        if not isinstance(problem, (Elliptic, PDE, Evolution)):
+            kind = type(problem).__name__
+            raise TypeError(f"problem is a {kind}, but MscaleSolver accepts Elliptic, PDE and Evolution")
         stated = problem.pde() if isinstance(problem, Evolution) else problem
         generator = torch.Generator().manual_seed(seed)
         network = self._network(stated, generator)
@@ -125,7 +128,7 @@ class MscaleSolver:
         objective.check(model)
 
         def batches(generator: torch.Generator) -> Batch:
-            return objective.sample(self.interior, self.boundary, generator, hard=hard is not None)
+            return objective.sample(self.interior, self.boundary, generator, sobol=True, hard=hard is not None)
 
         history = fit(model, objective, batches, self.stages, callbacks, checkpoint, seed)
         parameters = None
@@ -156,6 +159,8 @@ class MscaleSolver:
             activation=self.activation,
             kind=self.kind,
             generator=generator,
+            dtype=self.dtype,
+            box=tuple(b.tolist() for b in problem.domain.bounds),  # type: ignore[arg-type]
         )
 
     def _hard(self, problem: Elliptic | PDE) -> float | None:

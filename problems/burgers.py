@@ -1,0 +1,143 @@
+"""Burgers' equation u_t + u u_x = nu u_xx on [-1, 1], u(0, x) = -sin pi x, u(t, +-1) = 0, 0 < t < 1.
+
+The exact solution is that of Cole and Hopf: with F(y) = exp(-cos(pi y) / (2 pi nu)),
+
+    u(t, x) = -int sin(pi (x - z)) F(x - z) exp(-z^2 / 4 nu t) dz / int F(x - z) exp(-z^2 / 4 nu t) dz.
+
+The variant ``inverse`` finds nu from noisy values of u at random points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciml import PDE, Box, Data, Dirichlet, Evolution, FiniteDifference, Initial, MscaleSolver
+from sciml.networks import Dense, tanh
+from sciml.optimizers import GaussNewton
+from sciml.report import side_by_side
+from sciml.training import Adam, Stage
+
+PI = math.pi
+
+
+def cole_hopf(nu: float, nodes: int = 200) -> Callable[[Tensor], Tensor]:
+    """The exact solution on points (t, x), by Gauss-Hermite quadrature with the exponentials kept in range."""
+    z, w = (torch.as_tensor(a) for a in np.polynomial.hermite.hermgauss(nodes))
+
+    def exact(p: Tensor) -> Tensor:
+        t, x = p[:, :1], p[:, 1:]
+        y = x - 2 * (nu * t).sqrt() * z
+        exponent = -torch.cos(PI * y) / (2 * PI * nu)
+        f = w * torch.exp(exponent - exponent.max(1, keepdim=True).values)
+        return -(torch.sin(PI * y) * f).sum(1) / f.sum(1)
+
+    return exact
+
+
+def initial(x: Tensor) -> Tensor:
+    """u at t = 0; the last column is x, in space as in space-time."""
+    return -torch.sin(PI * x[:, -1])
+
+
+def forward(nu: float) -> Evolution:
+    """The problem with known viscosity."""
+    rate = lambda x, u: -u * u.x + nu * u.xx  # noqa: E731
+    return Evolution(Box([-1], [1]), rate, initial, [Dirichlet(0.0)], exact=cole_hopf(nu))
+
+
+def inverse(nu: float, start: float, count: int, noise: float, seed: int) -> PDE:
+    """The problem with unknown viscosity and `count` measured values, each with noise relative to their spread."""
+    exact = cole_hopf(nu)
+    generator = torch.Generator().manual_seed(seed)
+    domain = Box([0, -1], [1, 1])
+    points = domain.interior(count, generator)
+    values = exact(points)
+    values = values + noise * values.std() * torch.randn(count, generator=generator, dtype=torch.float64)
+    at_start = lambda x: x[:, 0] == 0  # noqa: E731
+    conditions = [
+        Initial(initial),
+        Dirichlet(0.0, on=lambda x: ~at_start(x) & (x[:, 0] < 1)),
+        Data(points, values),
+    ]
+    residual = lambda x, u, q: u.t + u * u.x - q.nu * u.xx  # noqa: E731
+    return PDE(domain, "tx", residual, conditions, exact=exact, unknowns={"nu": start})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of a run.
+
+    Attributes:
+        nu: viscosity.
+        width: of the network.
+        depth: hidden layers.
+        steps: of Adam.
+        lr: first learning rate.
+        newton: Gauss-Newton steps after Adam.
+        interior: points inside.
+        boundary: points on the edge.
+        penalty: weight of initial, boundary and data terms.
+        cells: of finite differences; 0 leaves them out.
+        data: measured values; 0 for the forward problem.
+        noise: of the data, relative to their standard deviation.
+        start: viscosity at the start of the inverse problem.
+    """
+
+    nu: float = 0.01 / PI
+    width: int = 24
+    depth: int = 3
+    steps: int = 3000
+    lr: float = 3e-3
+    newton: int = 0
+    interior: int = 3000
+    boundary: int = 400
+    penalty: float = 10.0
+    cells: int = 1024
+    data: int = 0
+    noise: float = 0.01
+    start: float = 0.05
+
+
+VARIANTS = {
+    "smoke": Config(nu=0.1, width=8, depth=2, steps=30, newton=3, interior=200, boundary=60, cells=64),
+    "paper": Config(),
+    "viscous": Config(nu=0.1, cells=256),
+    "inverse": Config(data=200, newton=150, steps=1000, cells=0),
+}
+
+
+def run(config: Config, run: Any) -> dict[str, Any]:
+    """Solve forwards, or find the viscosity from data."""
+    stages: list[Stage] = [Adam(config.steps, lr=config.lr)]
+    if config.newton:
+        stages.append(GaussNewton(config.newton))
+
+    def network(inputs: int, outputs: int, generator: torch.Generator) -> torch.nn.Module:
+        return Dense(inputs, (config.width,) * config.depth, outputs, activation=tanh, generator=generator)
+
+    solver = MscaleSolver(
+        network=network, penalty=config.penalty, stages=stages, interior=config.interior, boundary=config.boundary
+    )
+    if not config.data:
+        solvers: dict[str, Any] = {"network": solver}
+        if config.cells:
+            solvers["finite differences"] = FiniteDifference(config.cells)
+        return side_by_side(run, forward(config.nu), solvers)
+    problem = inverse(config.nu, config.start, config.data, config.noise, run.seed)
+    metrics = side_by_side(run, problem, {"network": solver})
+    value, error = run.load(run.path / "network.h5", problem=problem).parameters["nu"]
+    found = {
+        "true": config.nu,
+        "found": value,
+        "standard error": error,
+        "relative error": abs(value / config.nu - 1),
+        "standard errors away": abs(value - config.nu) / error,
+    }
+    return {**metrics, "nu": found, "table": [*metrics["table"], {"method": "nu", **found}]}
