@@ -32,6 +32,8 @@ class Initialisation:
         centre: mean of the hidden biases, where the activation lives.
         domain: spread the first layer over the domain (see `first`) instead of drawing it like any other.
         frequency: standard deviation of the weights of such a first layer, in units of the inverse half-width.
+        last: factor of the last layer's weights; below one, a network starts near zero, so that training need not first
+            unlearn the high frequencies that it was born with.
     """
 
     weight: Spread
@@ -40,11 +42,12 @@ class Initialisation:
     centre: float = 0.0
     domain: bool = False
     frequency: float = 1.0
+    last: float = 1.0
 
     def layer(self, weight: Tensor, bias: Tensor | None, generator: torch.Generator | None, last: bool = False) -> None:
         """Fill ``weight (..., in, out)`` and ``bias (..., out)`` in place."""
         fans = weight.shape[-2], weight.shape[-1]
-        _draw(weight, self.weight(*fans), 0.0, self.flat, generator)
+        _draw(weight, self.weight(*fans) * (self.last if last else 1.0), 0.0, self.flat, generator)
         if bias is not None:
             _draw(bias, self.bias(*fans), 0.0 if last else self.centre, self.flat, generator)
 
@@ -113,10 +116,10 @@ def suited(activation: Activation) -> Initialisation:
         middle = sum(activation.support) / 2
         s, square = _edge(activation)
         return Initialisation(
-            lambda i, o: s / math.sqrt(i * square), lambda i, o: 0.1 * s, centre=middle, domain=True, frequency=1.0
+            lambda i, o: s / math.sqrt(i * square), lambda i, o: 0.1 * s, centre=middle, domain=True, last=0.05
         )
     if activation.name == sine.name:
-        return Initialisation(lambda i, o: math.sqrt(2 / i), lambda i, o: 0.1, domain=True)
+        return Initialisation(lambda i, o: math.sqrt(2 / i), lambda i, o: 0.1, domain=True, last=0.05)
     return Initialisation(glorot.weight, lambda i, o: 0.1, domain=True)
 
 
