@@ -263,7 +263,12 @@ class Diagnostic:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8, 4.5), layout="constrained") if figure is None else figure
-        self.draw(figure, self.records if records is None else records)
+        own = [
+            r for r in (self.records if records is None else records) if any(k.startswith(f"{self.name}.") for k in r)
+        ]
+        if not own:
+            raise ValueError(f"{self.name} has recorded nothing to plot; run it as a callback or call its record first")
+        self.draw(figure, own)
         return figure
 
     def draw(self, figure: Any, records: Sequence[Record]) -> None:
@@ -271,8 +276,6 @@ class Diagnostic:
         axes = figure.subplots()
         prefix = f"{self.name}."
         numbers = {k for r in records for k, v in r.items() if k.startswith(prefix) and isinstance(v, (int, float))}
-        if not numbers:
-            raise ValueError(f"{self.name} has recorded no numbers to plot")
         for key in sorted(numbers):
             steps, values = self.series(key.removeprefix(prefix), records)
             axes.plot(steps, values, "o-", markersize=3, label=key.removeprefix(prefix))

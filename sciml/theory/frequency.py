@@ -117,8 +117,7 @@ def _nearest(sizes: Array, k: float, limit: float) -> NDArray[np.int64]:
         )
     gaps = np.abs(sizes - k)
     near = np.flatnonzero(gaps <= gaps.min() + 1e-9)
-    spacing = np.diff(np.unique(np.round(sizes, 9))).max(initial=limit)
-    if gaps.min() > 0.51 * spacing:
+    if gaps.min() > 0.25 * np.median(np.diff(np.unique(np.round(sizes, 9)))):
         raise ValueError(f"wavenumber {k:g} was asked for, but the basis has none nearer than {sizes[near[0]]:.6g}")
     return near
 
@@ -258,7 +257,7 @@ class FrequencyProbe(Diagnostic):
         shown = np.unique(np.linspace(0, len(self.k) - 1, min(len(self.k), 9)).astype(int))
         left.set_yticks(shown + 0.5, [f"{self.k[i]:.3g}" for i in shown])
         figure.colorbar(image, ax=left)
-        last = next(r for r in reversed(records) if f"{self.name}.spectrum" in r)
+        last = records[-1]
         for key in ("spectrum", "error_spectrum", "residual"):
             if f"{self.name}.{key}" in last:
                 right.plot(self.k, last[f"{self.name}.{key}"], "o-", markersize=3, label=key.replace("_", " "))

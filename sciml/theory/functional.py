@@ -109,19 +109,25 @@ def parameter_jacobian(model: nn.Module, points: Tensor, operator: Operator | No
         points: ``(n, d)``.
         operator: what is differentiated: ``(field, points (n, d)) -> (n,) or (n, m)``, for example the residual of an
             equation; None is the field itself.
-        chunk: points that are differentiated at a time, which bounds the memory.
+        chunk: rows that are differentiated at a time, which bounds the memory.
 
     Returns:
         ``(n, p)`` for one value per point, ``(n m, p)`` for m of them, ordered point by point.
     """
     parameters = parameters_of(model)
+    count = sum(p.numel() for p in parameters.values())
+    if operator is not None:
+        # equations check their coefficients, which vmap over points does not allow: one backward pass per row instead
+        def batch(p: Parameters) -> Tensor:
+            return operator(at(model, p), points).reshape(-1)
+
+        return flatten(torch.func.jacrev(batch, chunk_size=chunk)(parameters), 1).reshape(-1, count)
 
     def single(p: Parameters, x: Tensor) -> Tensor:
-        field, one = at(model, p), x[None]
-        return (field(one) if operator is None else operator(field, one)).reshape(-1)
+        return at(model, p)(x[None]).reshape(-1)
 
     rows = torch.func.vmap(torch.func.jacrev(single), in_dims=(None, 0), chunk_size=chunk)(parameters, points)
-    return flatten(rows, 2).reshape(-1, sum(p.numel() for p in parameters.values()))
+    return flatten(rows, 2).reshape(-1, count)
 
 
 def sample(field: Field, points: Tensor, component: int = 0, operator: Operator | None = None) -> Tensor:

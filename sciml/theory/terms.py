@@ -86,8 +86,6 @@ class FrequencyPreference(Diagnostic):
         """The last shares of every term."""
         axes = figure.subplots()
         shares = [(k, v) for k, v in records[-1].items() if k.startswith(f"{self.name}.") and k.endswith(".share")]
-        if not shares:
-            raise ValueError(f"the last record has nothing of {self.name}")
         for key, value in shares:
             axes.plot(self.k, value, "o-", markersize=3, label=key.removeprefix(f"{self.name}.").removesuffix(".share"))
         axes.set(

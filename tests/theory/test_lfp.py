@@ -59,7 +59,7 @@ def test_relu_decay_is_the_transform_of_the_kernel_of_its_neurons():
 
     k_b = np.array([[a**2 * ((r * x + b > 0) * (r * y + b > 0)).sum() * step for y in at] for x in at])
     k_a = np.array([[(relu(r * x + b) * relu(r * y + b)).sum() * step for y in at] for x in at])
-    # (-d^2/dx dx') of a kernel g(x - x') is g''; in mixed differences polynomials of the sum x + x' that are linear drop
+    # mixed differences see -g'' of the even part g(x - x'); what is linear in x + x' drops out
     mixed_b = (k_b[1:, 1:] - k_b[:-1, 1:] - k_b[1:, :-1] + k_b[:-1, :-1]) / h**2
     assert np.allclose(np.diag(mixed_b), a**2 * r / h, rtol=1e-3)  # -g'' = a^2 r delta: one cell of width h
     xi = 0.37

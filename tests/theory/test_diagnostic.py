@@ -1,0 +1,179 @@
+"""The protocol: live and afterwards, the same numbers, and no trace left behind."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sciml import Box, Elliptic, theory
+from sciml.networks import Mscale
+from sciml.objective import LeastSquares, Ritz
+from sciml.results import jsonable
+from sciml.theory import Diagnostic, FrequencyProbe, Snapshots, State, every, log_spaced, replay
+from sciml.training import LBFGS, Adam, fit
+
+PROBLEM = Elliptic.manufactured(Box([0.0], [1.0]), lambda x: torch.sin(2 * torch.pi * x[:, 0]))
+
+
+def residual(field, x):
+    return PROBLEM.residual(PROBLEM.jet(field, x), x)
+
+
+class Noisy(Diagnostic):
+    """Does everything a diagnostic must be protected from doing: draws, switches modes, runs backward."""
+
+    name = "noisy"
+
+    def observe(self, state):
+        torch.rand(3), np.random.rand(3), random.random()
+        state.model.eval()
+        state.model(torch.rand(5, 1, dtype=torch.float64)).sum().backward()
+        return {"value": torch.rand(2), "training": state.model.training}
+
+
+def everything():
+    basis = theory.Sine([0.0], [1.0], 31)
+    points = torch.linspace(0, 1, 40, dtype=torch.float64)[:, None]
+    return [
+        Noisy(every(3)),
+        FrequencyProbe(basis, PROBLEM.exact, residual=residual),
+        FrequencyProbe(basis, residual=residual, name="blind"),
+        theory.FrequencyPreference(basis),
+        theory.TermBalance(),
+        theory.FilterProbe(points, PROBLEM.exact, [1e-3, 1e-1]),
+        theory.AliasAlarm(points[::8], points),
+        theory.Kernel(basis, operator=residual),
+    ]
+
+
+class Dropped(nn.Module):
+    """A network whose training draws from the global generator and updates a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        layers = nn.Linear(1, 16), nn.Tanh(), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.Linear(16, 1)
+        self.layers = nn.Sequential(*layers).double()
+
+    def forward(self, x):
+        return self.layers(x)[:, 0]
+
+
+class Regression:
+    """Mean square distance to the exact solution at the interior points."""
+
+    def terms(self, field, batch):
+        x = batch.blocks["interior"].x
+        return {"data": (field(x) - PROBLEM.exact(x)).square().mean()}
+
+
+def make(kind):
+    torch.manual_seed(3)
+    np.random.seed(3)
+    random.seed(3)
+    if kind == "dropout":
+        return Dropped()
+    return Mscale(1, [8, 8], [1, 2], generator=torch.Generator().manual_seed(0)).double()
+
+
+@pytest.mark.parametrize("kind", ["mscale", "dropout"])
+def test_training_with_diagnostics_is_bit_identical(kind):
+    results = []
+    for callbacks in ([], everything()[: None if kind == "mscale" else 3]):
+        model, ritz = make(kind), Ritz(PROBLEM, 10.0)
+        objective = ritz if kind == "mscale" else Regression()
+        stages = [Adam(25, lr=1e-2), LBFGS(3)] if kind == "mscale" else [Adam(25, lr=1e-2)]
+        history = fit(model, objective, lambda g, r=ritz: r.sample(50, 2, g), stages, callbacks)
+        left = torch.rand(4), np.random.rand(4).tolist(), random.random()
+        results.append((model.state_dict(), [r["loss"] for r in history.steps], left, model.training))
+    (plain, losses, left, mode), (watched, watched_losses, watched_left, watched_mode) = results
+    assert all(torch.equal(a, b) for a, b in zip(plain.values(), watched.values(), strict=True))
+    assert losses == watched_losses and mode == watched_mode
+    assert torch.equal(left[0], watched_left[0]) and left[1:] == watched_left[1:]
+
+
+def test_gradients_survive_a_measurement():
+    model = make("mscale")
+    model(torch.ones(1, 1, dtype=torch.float64)).sum().backward()
+    before = {k: p.grad for k, p in model.named_parameters()}
+    Noisy().measure(model)
+    assert all(p.grad is before[k] for k, p in model.named_parameters())
+
+
+def test_a_diagnostic_that_writes_to_the_model_is_refused():
+    class Vandal(Diagnostic):
+        def observe(self, state):
+            with torch.no_grad():
+                next(state.model.parameters()).mul_(1.0)
+            return {}
+
+    with pytest.raises(RuntimeError, match="wrote to the model"):
+        Vandal().measure(make("mscale"))
+
+
+def test_records_reach_the_history_are_json_and_can_be_plotted_from_it():
+    model, objective, diagnostics = make("mscale"), Ritz(PROBLEM, 10.0), everything()[1:]
+    history = fit(model, objective, lambda g: objective.sample(50, 2, g), [Adam(12)], diagnostics)
+    saved = json.loads(json.dumps(jsonable(history.records)))
+    assert {r["step"] for r in history.records} == {s for s in range(12) if log_spaced()(s) or log_spaced(3)(s)}
+    for diagnostic in diagnostics:
+        assert diagnostic.plot().axes
+        assert diagnostic.plot(saved).axes
+    assert np.array_equal(diagnostics[0].series("error")[1], diagnostics[0].series("error", saved)[1])
+    steps, _ = history.series("frequency.error")
+    assert steps.tolist() == [r["step"] for r in diagnostics[0].records]
+
+
+def test_replay_over_snapshots_repeats_what_was_seen_live(tmp_path):
+    model, objective = make("mscale"), Ritz(PROBLEM, 10.0)
+    live = FrequencyProbe(theory.Sine([0.0], [1.0], 31), PROBLEM.exact)
+    fit(model, objective, lambda g: objective.sample(50, 2, g), [Adam(30, lr=1e-2)], [live, Snapshots(tmp_path)])
+    end = {k: v.clone() for k, v in model.state_dict().items()}
+    later = FrequencyProbe(theory.Sine([0.0], [1.0], 31), PROBLEM.exact)
+    assert replay(later, model, tmp_path) == live.records
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in end.items())
+    with pytest.raises(ValueError, match="snapshot of another network"):
+        replay(later, nn.Linear(3, 3), tmp_path)
+    with pytest.raises(ValueError, match="holds no snapshots; train with callbacks"):
+        replay(later, model, tmp_path / "elsewhere")
+
+
+def test_schedules():
+    due = [s for s in range(10_001) if log_spaced(10)(s)]
+    assert due[:4] == [0, 1, 2, 3] and len(due) == pytest.approx(40, abs=8)
+    assert np.diff(np.log(due[15:])).max() < 0.3
+    assert [s for s in range(7) if every(3)(s)] == [0, 3, 6]
+    with pytest.raises(ValueError, match="per_decade is 0"):
+        log_spaced(0)
+
+
+def test_what_cannot_be_measured_is_named():
+    probe = theory.FrequencyPreference(theory.Sine([0.0], [1.0], 15))
+    with pytest.raises(ValueError, match="needs the loss 'loss', but the state has no losses"):
+        probe.measure(make("mscale"))
+    with pytest.raises(TypeError, match="a int was given"):
+        probe.measure(3)
+    with pytest.raises(TypeError, match="reads parameters, but the model is a function"):
+        theory.Kernel(theory.Sine([0.0], [1.0], 15)).measure(lambda x: x[:, 0])
+    with pytest.raises(ValueError, match="nothing was recorded as frequency.error"):
+        FrequencyProbe(theory.Sine([0.0], [1.0], 15)).series("error")
+    with pytest.raises(ValueError, match="snapshots|nothing"):
+        FrequencyProbe(theory.Sine([0.0], [1.0], 15)).plot()
+
+
+def test_closures_are_the_terms_of_the_objective():
+    model, objective = make("mscale"), LeastSquares(PROBLEM, 10.0)
+    batch = objective.sample(50, 2)
+    losses = theory.loss_closures(model, objective, batch)
+    terms = objective.terms(model, batch)
+    parameters = theory.parameters_of(model)
+    for name, value in terms.items():
+        assert torch.equal(losses[name](parameters), value)
+    assert torch.allclose(losses["loss"](parameters), sum(terms.values()))
+    gradient = torch.func.grad(losses["loss"])(parameters)
+    sum(terms.values()).backward()
+    for name, p in model.named_parameters():
+        assert torch.allclose(gradient[name], p.grad, rtol=1e-9, atol=1e-12)
+    assert theory.TermBalance().measure(State(model, losses=losses))["ratio"] >= 1
