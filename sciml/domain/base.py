@@ -270,7 +270,7 @@ def fill(sampler: Sampler, n: int, generator: torch.Generator | None, sobol: boo
     while accepted < n or not parts:
         rate = accepted / tried if accepted else 1.0 if not tried else 0.01
         wanted = n - accepted if rate == 1.0 else int(1.05 * (n - accepted) / rate) + 16
-        *found, ok = sampler.draw(draws(min(wanted, 2**19)))
+        *found, ok = sampler.draw(draws(min(max(wanted, 1), 2**19)))
         parts.append(tuple(part[ok] for part in found))
         tried, accepted = tried + len(ok), accepted + int(ok.sum())
         if tried > MAX_TRIES and accepted < MIN_ACCEPTANCE * tried:

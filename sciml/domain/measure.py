@@ -52,7 +52,9 @@ def measurable(arrangement: Arrangement, dim: int) -> bool:
 def visible_measures(arrangement: Arrangement, origin: Tensor, size: float) -> Measures:
     """The measures of a set of the given size around `origin`; nan where faces meet in more than three dimensions."""
     dim, count = len(origin), arrangement.pieces[-1].indices.stop
-    meets = _meetings(arrangement) if dim > 1 else torch.zeros(count, len(arrangement.pieces), dtype=torch.bool)
+    if dim == 1:
+        return _visible_ends(arrangement, size)
+    meets = _meetings(arrangement)
     faces = [piece.shape.faces for piece in arrangement.pieces]
     point, normal = (torch.cat([face[i] for face in faces]) for i in (3, 4))
     areas = torch.cat([piece.shape.areas for piece in arrangement.pieces])
@@ -65,6 +67,15 @@ def visible_measures(arrangement: Arrangement, origin: Tensor, size: float) -> M
     for label in meets.any(1).nonzero()[:, 0].tolist():
         result[label] = _visible_face(arrangement, label, meets[label], origin, size) if dim <= 3 else torch.nan
     return Measures(float(result[:, 1].sum()), result[:, 0])
+
+
+def _visible_ends(arrangement: Arrangement, size: float) -> Measures:
+    """In 1-D all shapes are intervals, with one label or two for their ends."""
+    x = torch.cat([torch.stack(piece.shape.bounds) for piece in arrangement.pieces])
+    label = torch.tensor([piece.indices[i] for piece in arrangement.pieces for i in (0, -1)])
+    outward, visible = arrangement.visible(x, torch.tensor([[-1.0], [1.0]]).to(x).repeat(len(x) // 2, 1), label, size)
+    areas = torch.bincount(label[visible], minlength=arrangement.pieces[-1].indices.stop)
+    return Measures(float((x * outward)[visible].sum()), areas.double())
 
 
 def _meetings(arrangement: Arrangement) -> Tensor:
@@ -111,7 +122,12 @@ def _visible_parts(
     cuts = torch.cat([cuts.nan_to_num(0.0, 0.0, 0.0).clamp(0, curves.end), ends], 1).sort(dim=1).values
     row, place = (cuts.diff(dim=1) > 1e-13).nonzero(as_tuple=True)
     begin, end = cuts[row, place], cuts[row, place + 1]
-    x, normal = curves.at(row, 0.5 * (begin + end))
+    # A stretch is judged at one of three points, the one farthest from other primitives: they may touch the others.
+    x, normal = curves.at(row.repeat(3), torch.cat([begin + part * (end - begin) for part in (0.31, 0.5, 0.77)]))
+    clearance = arrangement.clearances(x)
+    clearance[:, [label in piece.indices for piece in arrangement.pieces]] = torch.inf
+    best = clearance.amin(1).reshape(3, -1).argmax(0) * len(row) + torch.arange(len(row))
+    x, normal = x[best], normal[best]
     outward, visible = arrangement.visible(x, normal, torch.full_like(row, label), size)
     side = (outward * normal).sum(1).sign()[visible]
     row, begin, end = row[visible], begin[visible], end[visible]
