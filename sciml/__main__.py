@@ -42,7 +42,7 @@ def list_problems(
     plain: Annotated[bool, typer.Option("--plain", help="Names only, one a line.")] = False,
 ) -> None:
     """List the problems of the package and their variants."""
-    from sciml.experiments import listings
+    from sciml.catalogue import listings
     from sciml.options import did_you_mean
 
     found = listings()
@@ -74,10 +74,10 @@ def run(
     bless: Annotated[bool, typer.Option("--bless", help="Keep the numbers in data/results.")] = False,
 ) -> None:
     """Run a problem, print its table and leave a run folder."""
-    from sciml import experiments
+    from sciml import catalogue, experiments
 
     chosen = _seeds(seeds) if seeds is not None else [seed]
-    path = experiments.execute(experiments.find(problem), variant, overrides or [], chosen, out)
+    path = experiments.execute(catalogue.find(problem), variant, overrides or [], chosen, out)
     _print_metrics(path)
     print(f"run folder: {path}")
     if bless:

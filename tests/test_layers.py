@@ -18,8 +18,9 @@ ROOMS = {
     "problem": {"calculus", "domain", "conditions", "unknown"},
     "activations": {"calculus"},
     "initialisations": {"activations"},
-    "networks": {"calculus", "domain", "activations", "initialisations"},
-    "theory": {"calculus", "networks", "results", "files"},
+    "propagation": {"calculus", "activations"},
+    "networks": {"calculus", "domain", "activations", "initialisations", "propagation"},
+    "theory": {"calculus", "domain", "networks", "results", "files"},
     "solution": {"networks", "results", "files"},
 }
 ROOMS["objective"] = {"problem", *ROOMS["problem"]}
@@ -33,8 +34,9 @@ ROOMS["chemistry"] = BELOW_SOLVERS - {"problem", "conditions", "unknown", "objec
 ROOMS["options"] = set()
 ROOMS["report"] = {"results", "solution"}
 ROOMS["own"] = {"problem", "report", "results", "solvers"}
-ROOMS["experiments"] = {"files", "options", "own", "results", "solution"}
-ROOMS["__main__"] = {"experiments", "files", "options", "results"}
+ROOMS["catalogue"] = {"options", "own"}
+ROOMS["experiments"] = {"catalogue", "files", "options", "results", "solution"}
+ROOMS["__main__"] = {"catalogue", "experiments", "options", "results"}
 ROOMS["__init__"] = set(ROOMS)  # under TYPE_CHECKING; at run time it imports nothing
 
 
@@ -95,7 +97,7 @@ def violations(source, path):
             found.append(f"{where}, but only chemistry/mechanism.py knows cantera")
         if outer == "matplotlib" and top:
             found.append(f"{where} at module level")
-        if outer == "torch" and top and room in {"__main__", "experiments", "options", "__init__"}:
+        if outer == "torch" and top and room in {"__main__", "catalogue", "experiments", "options", "__init__"}:
             found.append(f"{where} at module level, so the command would be slow to answer")
         if outer in {"pickle", "dill", "joblib", "shelve", "marshal"}:
             found.append(f"{where}: files hold arrays and JSON, never code")
@@ -111,7 +113,7 @@ def violations(source, path):
             "builtins.exec",
         }:
             found.append(f"{path} calls {name}")
-        lazy = Path(path).stem == "__init__" or room in {"solution", "experiments"}
+        lazy = Path(path).stem == "__init__" or room in {"solution", "catalogue"}
         if name.split(".")[-1] == "import_module" and not lazy:
             found.append(f"{path} imports by string")
     if any(isinstance(n, ast.keyword) and n.arg == "allow_pickle" for n in ast.walk(tree)):
