@@ -60,12 +60,7 @@ def inverse(nu: float, start: float, count: int, noise: float, seed: int) -> PDE
     points = domain.interior(count, generator)
     values = exact(points)
     values = values + noise * values.std() * torch.randn(count, generator=generator, dtype=torch.float64)
-    at_start = lambda x: x[:, 0] == 0  # noqa: E731
-    conditions = [
-        Initial(initial),
-        Dirichlet(0.0, on=lambda x: ~at_start(x) & (x[:, 0] < 1)),
-        Data(points, values),
-    ]
+    conditions = [Initial(initial), Dirichlet(0.0), Data(points, values)]
     residual = lambda x, u, q: u.t + u * u.x - q.nu * u.xx  # noqa: E731
     return PDE(domain, "tx", residual, conditions, exact=exact, unknowns={"nu": start})
 

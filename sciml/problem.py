@@ -145,7 +145,11 @@ class _Boundary:
             labels: ``(n,)`` index of each point's piece, as `Domain.boundary` gives it.
         """
 
+        timed = any(isinstance(c, Initial) for c in self.conditions)
+
         def mask(condition: Condition) -> Tensor:
+            if timed and getattr(condition, "on", "") is None:
+                return labels > 1  # the sides: nothing is known at the final time
             if isinstance(condition, Periodic):
                 low = 2 * self.axis(condition)
                 return (labels == low) | (labels == low + 1)
@@ -352,7 +356,8 @@ class PDE(_Boundary):
             ``u.x, u.xx, u.xy, u.t, u.laplacian``. A system indexes it: ``u[0].x``. With `unknowns` it is called as
             ``residual(x, u, q)`` with ``q.name`` trainable.
         conditions: Dirichlet, Neumann, Robin, Periodic, Initial (on the first coordinate's lower end) and Data. All
-            their callables see full points ``(n, d)``.
+            their callables see full points ``(n, d)``. Beside an Initial, a condition without `on` holds at the sides,
+            not at the final time.
         exact: the solution, if known; for comparisons only.
         unknowns: starting values of the scalars to be found in an inverse problem.
 
@@ -451,22 +456,12 @@ class Evolution(_Boundary):
             self.domain = interval * domain
         self.coordinates = "t" + _AXES[: domain.dim]
         self.conditions = tuple(conditions)
-        self._pde = PDE(self.domain, self.coordinates, self._space_time, self._all(), exact)
+        start = Initial(lambda x: self.initial(x[:, 1:]))
+        self._pde = PDE(self.domain, self.coordinates, self._space_time, (start, *self.conditions), exact)
 
     def initial(self, x: Tensor) -> Tensor:
         """u at the initial time at points of space ``(n, d)``."""
         return evaluate("initial", self.initial_value, x)
-
-    def _all(self) -> tuple[Condition, ...]:
-        # a condition without `on` must not claim the initial and final faces
-        def at_sides(c: Condition) -> Condition:
-            if isinstance(c, (Dirichlet, Neumann, Robin)) and c.on is None:
-                low, high = self.time
-                inside = lambda x: (x[:, 0] > low) & (x[:, 0] < high)  # noqa: E731
-                return type(c)(**{**c.__dict__, "on": inside})
-            return c
-
-        return (Initial(lambda x: self.initial(x[:, 1:])), *map(at_sides, self.conditions))
 
     def _space_time(self, x: Tensor, u: Any) -> Tensor:
         in_space = Unknown(u.value, self.coordinates[1:], lambda i: u.derivative(tuple(k + 1 for k in i)), x[:, 0])
