@@ -241,6 +241,8 @@ def set_widths(chain: Chain) -> None:
 
 def copied(network: nn.Module) -> nn.Module:
     """A network of its own with equal parameters, without gradients."""
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network is a {type(network).__name__}, but must be a torch.nn.Module")
     twin = copy.deepcopy(network)
     for p in twin.parameters():
         p.grad = None

@@ -9,7 +9,7 @@ minimum can become a strict saddle: room to go on. A layer can be inserted that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -138,7 +138,7 @@ def compatible(network: nn.Module, shares: Sequence[Sequence[float]], layer: int
         if not each or abs(sum(each) - 1) > 1e-12:
             raise ValueError(f"shares[{j}] sums to {sum(each)}, but the shares of a neuron must sum to 1")
     origin = [j for j, each in enumerate(shares) for _ in each]
-    factor = torch.tensor([s for each in shares for s in each]).to(after.weight)
+    factor = torch.tensor([s for each in shares for s in each], dtype=torch.float64).to(after.weight)
     set_linear(here, here.weight[origin], None if here.bias is None else here.bias[origin])
     set_linear(after, after.weight[:, origin] * factor, None)
     set_widths(c)
@@ -171,7 +171,7 @@ def deepen(network: nn.Module, at: int = 0, slope: float = 1e-5, chain: int = 0)
     factor, offset = (1.0, 0.0) if exact else (slope, centre or 0.0)
     width = here.out_features
     inserted = nn.Linear(width, width).to(here.weight)
-    set_linear(inserted, factor * torch.eye(width), torch.full((width,), offset))
+    set_linear(inserted, factor * torch.eye(width, dtype=torch.float64), torch.full((width,), offset, dtype=torch.float64))
     weight = after.weight.detach() / (1.0 if exact else slope * rate)
     old = after.weight.new_zeros(after.out_features) if after.bias is None else after.bias.detach()
     behind = nn.Linear(after.in_features, after.out_features).to(after.weight)
@@ -354,11 +354,3 @@ class Grow:
 
 
 grow = Grow  # a verb reads better in a list of stages
-
-
-def equal_functions(a: nn.Module, b: nn.Module, points: Tensor) -> Mapping[str, float]:
-    """Largest difference of two networks at points, absolute and relative to the first."""
-    with torch.no_grad():
-        u, v = a(points), b(points)
-    gap = float((u - v.reshape(u.shape)).abs().max())
-    return {"absolute": gap, "relative": gap / max(float(u.abs().max()), 1e-300)}

@@ -1,0 +1,409 @@
+"""Kernel-like or condensed: in which regime a network trains.
+
+For f = 1 / alpha sum_k a_k sigma(w_k . x), a ~ N(0, beta1^2), w ~ N(0, beta2^2 I), width m, the coordinates are
+
+    kappa = beta1 beta2 / alpha,  kappa' = beta1 / beta2,    gamma = -log kappa / log m,  gamma' = -log kappa' / log m
+
+in the limit m -> infinity (arXiv:2007.07497). Training is linear (parameters hardly move, RD -> 0) for gamma < 1 or
+gamma' > gamma - 1, condensed (RD -> infinity) for gamma > 1 and gamma' < gamma - 1, critical in between, where
+RD = |theta_w(end) - theta_w(0)| / |theta_w(0)|. S_w, the slope of log RD over log m, tells them apart by experiment. Deeper
+networks have one pair of coordinates per two consecutive layers (arXiv:2205.12101), which is heuristic.
+
+The one knob is ``init_rate`` of `sciml.networks`: standard deviation fan_in^-gamma.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sciml.theory.chains import neurons
+from sciml.theory.diagnostic import Diagnostic, Record, Schedule, State
+from sciml.theory.functional import Parameters, at, parameters_of
+
+__all__ = [
+    "Coordinates",
+    "LayerCoordinates",
+    "Linearisation",
+    "PhaseDiagram",
+    "RegimeSweep",
+    "RelativeDistance",
+    "Scaling",
+    "TwoLayer",
+    "e_et_al",
+    "he_scaling",
+    "initial_regime",
+    "lecun_scaling",
+    "mean_field",
+    "ntk_scaling",
+    "xavier_scaling",
+]
+
+Scale = Callable[[float, float], float]
+
+
+class Coordinates(NamedTuple):
+    """A place in the phase diagram."""
+
+    gamma: float
+    gamma_prime: float
+
+    @property
+    def regime(self) -> str:
+        """ "linear", "condensed" or "critical" (to 1e-9)."""
+        distance = max(1.0, 1.0 + self.gamma_prime) - self.gamma  # the critical line is gamma = 1, or gamma' + 1
+        return "critical" if abs(distance) < 1e-9 else "linear" if distance > 0 else "condensed"
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How alpha, beta1 and beta2 depend on the width m and the input dimension d: functions of (m, d).
+
+    >>> xavier_scaling.coordinates()
+    Coordinates(gamma=1.0, gamma_prime=0.0)
+    """
+
+    alpha: Scale
+    beta1: Scale
+    beta2: Scale
+
+    def coordinates(self, d: float = 1.0) -> Coordinates:
+        """gamma and gamma' for m -> infinity: slopes between two widths so large that constants are gone."""
+        wide, wider = 1e60, 1e120
+
+        def slope(value: Callable[[float], float]) -> float:
+            return -(math.log(value(wider)) - math.log(value(wide))) / (math.log(wider) - math.log(wide))
+
+        gamma = slope(lambda m: self.beta1(m, d) * self.beta2(m, d) / self.alpha(m, d))
+        prime = slope(lambda m: self.beta1(m, d) / self.beta2(m, d))
+        return Coordinates(round(gamma, 12) + 0.0, round(prime, 12) + 0.0)
+
+
+def _one(m: float, d: float) -> float:
+    return 1.0
+
+
+lecun_scaling = Scaling(_one, lambda m, d: m**-0.5, lambda m, d: d**-0.5)
+he_scaling = Scaling(_one, lambda m, d: (2 / m) ** 0.5, lambda m, d: (2 / d) ** 0.5)
+xavier_scaling = Scaling(_one, lambda m, d: (2 / (m + 1)) ** 0.5, lambda m, d: (2 / (m + d)) ** 0.5)
+ntk_scaling = Scaling(lambda m, d: m**0.5, _one, _one)
+mean_field = Scaling(lambda m, d: m, _one, _one)
+
+
+def e_et_al(beta: Scale) -> Scaling:
+    """a ~ N(0, beta(m, d)^2), w of order one: gamma = gamma' = lim log(1 / beta) / log m."""
+    return Scaling(_one, beta, _one)
+
+
+@dataclass(frozen=True)
+class LayerCoordinates:
+    """Measured coordinates of two consecutive layers at a finite width.
+
+    Attributes:
+        layers: their names.
+        width: of the layer between them.
+        coordinates: from the standard deviations beta1 (outgoing weights) and beta2 (incoming), alpha = 1.
+        deviations: (beta1, beta2).
+    """
+
+    layers: tuple[str, str]
+    width: int
+    coordinates: Coordinates
+    deviations: tuple[float, float]
+
+
+def initial_regime(network: nn.Module) -> list[LayerCoordinates]:
+    """gamma and gamma' of any network's weights as they are now, per two consecutive layers.
+
+    At width m the constants in the deviations shift gamma by about 1 / log m, so judge trends over widths, or `Scaling`,
+    rather than one number; with more than two layers the coordinates are heuristic. A factor 1 / alpha that a network
+    applies in its forward method is not seen.
+
+    Raises:
+        ValueError: if there are no two consecutive layers of linear neurons, or a layer is constant.
+    """
+    found = list(neurons(network).items())
+    stacked = any("[" in name for name, _ in found)
+    pairs = [(a, b) for a in found for b in found if _follows(a, b, stacked)]
+    if not pairs:
+        raise ValueError(f"{type(network).__name__} has no two consecutive layers of linear neurons, which gamma is about")
+    result = []
+    for (name, rows), (after, outgoing) in pairs:
+        m = len(rows)
+        if m < 2:
+            raise ValueError(f"layer {name or '0'} has one neuron, but gamma is about widths of at least 2")
+        inner, outer = float(rows.std()), float(outgoing[:, :m].std(correction=int(outgoing[:, :m].numel() > 1)))
+        if inner == 0 or outer == 0:
+            raise ValueError(f"the weights of layer {name if inner == 0 else after} do not vary, so gamma is infinite")
+        log = math.log(m)
+        place = Coordinates(-math.log(inner * outer) / log, -math.log(outer / inner) / log)
+        result.append(LayerCoordinates((name, after), m, place, (outer, inner)))
+    return result
+
+
+def _follows(a: tuple[str, Tensor], b: tuple[str, Tensor], stacked: bool) -> bool:
+    """Whether b is the layer after a: the next of the same subnetwork with as many inputs (and a bias) as a has rows."""
+    if stacked:
+        head, _, part = a[0].partition("[")
+        other, _, other_part = b[0].partition("[")
+        stem, _, number = head.rpartition(".")
+        if part != other_part or other != f"{stem}.{int(number) + 1}":
+            return False
+    else:
+        stem, _, number = a[0].rpartition(".")
+        other_stem, _, other_number = b[0].rpartition(".")
+        if stem != other_stem or not (number.isdigit() and other_number.isdigit()):
+            return stem == other_stem and number < other_number and b[1].shape[1] in (len(a[1]), len(a[1]) + 1)
+        if not 0 < int(other_number) - int(number) <= 3:  # an activation and a dropout may stand between
+            return False
+    return b[1].shape[1] in (len(a[1]), len(a[1]) + 1)
+
+
+class _SinceStart(Diagnostic):
+    """A diagnostic that compares with earlier parameters."""
+
+    def __init__(self, start: nn.Module | None, schedule: Schedule | None) -> None:
+        super().__init__(schedule)
+        self.start: Parameters | None = None
+        if start is not None:
+            self.start = {k: v.clone() for k, v in parameters_of(start).items()}
+
+    def _from(self, state: State) -> Parameters:
+        now = parameters_of(state.module)
+        if self.start is None:
+            self.start = {k: v.clone() for k, v in now.items()}
+        if {k: v.shape for k, v in self.start.items()} != {k: v.shape for k, v in now.items()}:
+            raise ValueError("the network has other parameters than at the start, so a distance between them means nothing")
+        return now
+
+
+class RelativeDistance(_SinceStart):
+    """RD = |theta(t) - theta(0)| / |theta(0)|, of each layer (weights and bias together) and of all as "all".
+
+    Small at the end of training: kernel-like. Above one: features were learned.
+
+    Args:
+        start: the network at the start (a copy is taken); None takes the parameters at the first measurement, which as
+            a callback are those after the first step.
+        schedule: see `Diagnostic`.
+    """
+
+    name = "relative_distance"
+
+    def __init__(self, start: nn.Module | None = None, schedule: Schedule | None = None) -> None:
+        super().__init__(start, schedule)
+
+    def observe(self, state: State) -> Record:
+        """Distances by layer."""
+        now, groups = self._from(state), {}
+        assert self.start is not None
+        for name, first in self.start.items():
+            layer = name.rpartition(".")[0] or name
+            moved, size = groups.get(layer, (0.0, 0.0))
+            gap = float((now[name] - first).double().square().sum())
+            groups[layer] = moved + gap, size + float(first.double().square().sum())
+        total = tuple(map(sum, zip(*groups.values(), strict=True)))
+        return {k: math.sqrt(a / b) if b > 0 else math.inf for k, (a, b) in {**groups, "all": total}.items()}
+
+
+class Linearisation(_SinceStart):
+    """How far the network is from its linearisation in the parameters at the start: |u - u_lin| / |u| at points.
+
+    u_lin(x) = u(x; theta_0) + d u / d theta (x; theta_0) (theta - theta_0), by one forward-mode product. Small during all
+    of training: the kernel predicts it.
+
+    Args:
+        points: ``(n, d)``.
+        start: see `RelativeDistance`.
+        schedule: see `Diagnostic`.
+    """
+
+    name = "linearisation"
+
+    def __init__(self, points: Tensor, start: nn.Module | None = None, schedule: Schedule | None = None) -> None:
+        super().__init__(start, schedule)
+        self.points = points
+
+    def observe(self, state: State) -> Record:
+        """The relative error of the linearisation."""
+        now = self._from(state)
+        assert self.start is not None
+        x = self.points.to(next(iter(now.values())))
+        step = {k: now[k] - self.start[k] for k in now}
+        value, along = torch.func.jvp(lambda p: at(state.module, p)(x), (self.start,), (step,))
+        with torch.no_grad():
+            u = state.module(x)
+        size = float(u.norm())
+        return {"error": float((u - value - along).norm()) / size if size > 0 else math.inf}
+
+
+# ----------------------------------------------------------------------------------------------------------------- sweep
+
+
+class TwoLayer(nn.Module):
+    """f(x) = 1 / alpha sum_k a_k sigma(w_k . x + b_k), the network of the phase diagram.
+
+    Args:
+        width: m.
+        gamma: see the module; alpha = m^(gamma - gamma').
+        gamma_prime: see the module; beta1 = m^-gamma', beta2 = 1.
+        inputs: d.
+        activation: sigma.
+        generator: of the parameters; None is one seeded 0.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        gamma: float,
+        gamma_prime: float = 0.0,
+        inputs: int = 1,
+        activation: Callable[[Tensor], Tensor] = torch.relu,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        # kappa' = beta1 = m^-gamma' and kappa = beta1 / alpha = m^-gamma
+        beta1, self.alpha = width**-gamma_prime, width ** (gamma - gamma_prime)
+        rows = torch.randn(width, inputs + 1, dtype=torch.float64, generator=generator)
+        self.rows = nn.Parameter(rows)
+        self.a = nn.Parameter(beta1 * torch.randn(width, dtype=torch.float64, generator=generator))
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values ``(n,)``."""
+        return self.activation(x @ self.rows[:, :-1].T + self.rows[:, -1]) @ self.a / self.alpha
+
+
+@dataclass(frozen=True)
+class PhaseDiagram:
+    """What a `RegimeSweep` measured.
+
+    Attributes:
+        gammas: ``(g,)``.
+        gamma_primes: ``(h,)``.
+        widths: ``(w,)``.
+        distances: RD of the inner layer at the end, ``(h, g, w)``, geometric mean over the seeds.
+        slopes: S_w, ``(h, g)``.
+        losses: largest final loss relative to the first, ``(h, g, w)``: RD is that of the trained network only where it
+            is small.
+    """
+
+    gammas: np.ndarray
+    gamma_primes: np.ndarray
+    widths: np.ndarray
+    distances: np.ndarray
+    slopes: np.ndarray
+    losses: np.ndarray
+
+    def plot(self, figure: Any = None) -> Any:
+        """RD over width, and for a sweep over both coordinates the diagram with its critical line."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 4), layout="constrained") if figure is None else figure
+        left, right = figure.subplots(1, 2)
+        for j, prime in enumerate(self.gamma_primes):
+            for i, gamma in enumerate(self.gammas):
+                label = f"{gamma:g}, {prime:g}: {self.slopes[j, i]:+.2f}"
+                left.loglog(self.widths, self.distances[j, i], "o-", label=label)
+        left.set(xlabel="width m", ylabel="relative distance RD")
+        if self.slopes.size <= 9:
+            left.legend(title="gamma, gamma': S_w", fontsize="small")
+        g, h = np.meshgrid(self.gammas, self.gamma_primes)
+        shown = right.scatter(g, h, c=self.slopes, cmap="RdBu_r", vmin=-0.6, vmax=0.6, s=90, edgecolors="k")
+        low, high = min(-0.5, h.min() - 0.2), max(0.5, h.max() + 0.2)
+        line = np.linspace(low, high, 50)
+        right.plot(np.maximum(1, 1 + line), line, "k--")
+        right.set(xlabel="gamma", ylabel="gamma'", title="S_w; dashed: critical line")
+        figure.colorbar(shown, ax=right)
+        return figure
+
+
+@dataclass(frozen=True)
+class RegimeSweep:
+    """Measures S_w: trains two-layer networks of several widths to the same relative loss by gradient descent.
+
+    The learning rate is the whole difficulty, because curvature scales with alpha and changes by orders of magnitude as a
+    condensed network leaves its small start. Here each step takes what is stable: a share of n / |J|^2, the curvature of
+    the Gauss-Newton part, and of alpha / (|r| |x|), that of the rest.
+
+    Attributes:
+        points: ``(n, d)``, few.
+        values: ``(n,)``.
+        gammas: see `TwoLayer`.
+        gamma_primes: see `TwoLayer`.
+        widths: at least two.
+        seeds: of initialisations that are averaged over.
+        steps: at most, per training.
+        tolerance: final loss relative to that of the zero function.
+        share: of the stability limits that a step takes.
+        antisymmetric: start from the zero function by pairs of neurons with opposite a (arXiv:1905.07777); a random
+            first output would have to be unlearned, which scatters RD in the linear regime.
+    """
+
+    points: Tensor
+    values: Tensor
+    gammas: Sequence[float] = (0.5, 1.0, 1.75)
+    gamma_primes: Sequence[float] = (0.0,)
+    widths: Sequence[int] = (250, 500, 1000, 2000, 4000)
+    seeds: Sequence[int] = (0,)
+    steps: int = 20_000
+    tolerance: float = 1e-3
+    share: float = 0.5
+    antisymmetric: bool = True
+
+    def __post_init__(self) -> None:
+        """Check what a slope needs."""
+        if len(set(self.widths)) < 2 or min(self.widths) < 2:
+            raise ValueError(f"widths is {tuple(self.widths)}, but a slope needs at least two widths above 1")
+        if self.values.shape != (len(self.points),):
+            raise ValueError(f"values has shape {tuple(self.values.shape)}, but there are {len(self.points)} points")
+
+    def run(self) -> PhaseDiagram:
+        """Train everything."""
+        shape = len(self.gamma_primes), len(self.gammas), len(self.widths)
+        distances, losses = np.zeros(shape), np.zeros(shape)
+        for (j, i, k), _ in np.ndenumerate(distances):
+            ends = [self.train(self.widths[k], self.gammas[i], self.gamma_primes[j], seed) for seed in self.seeds]
+            distances[j, i, k] = math.exp(np.mean([math.log(rd) for rd, _ in ends]))
+            losses[j, i, k] = max(loss for _, loss in ends)
+        logs = np.log(np.asarray(self.widths, float))
+        slopes = np.array([[np.polyfit(logs, np.log(d), 1)[0] for d in row] for row in distances])
+        arrays = (np.asarray(v, float) for v in (self.gammas, self.gamma_primes, self.widths))
+        return PhaseDiagram(*arrays, distances, slopes, losses)
+
+    def train(self, width: int, gamma: float, gamma_prime: float, seed: int) -> tuple[float, float]:
+        """One training: (RD of the inner layer, final loss relative to that of the zero function)."""
+        net = TwoLayer(width, gamma, gamma_prime, self.points.shape[1], generator=torch.Generator().manual_seed(seed))
+        w, a = net.rows.detach().clone(), net.a.detach().clone()
+        if self.antisymmetric:
+            half = width // 2
+            w[half : 2 * half], a[half : 2 * half] = w[:half], -a[:half]
+        start, alpha, n = w.clone(), net.alpha, len(self.points)
+        x = torch.cat([self.points, torch.ones(n, 1, dtype=torch.float64)], 1)
+        size = float(self.values.square().mean())
+        reach, loss = float(x.norm(dim=1).max()), math.inf
+        gram = x @ x.T
+        for _ in range(self.steps):
+            z = x @ w.T
+            h = z.clamp_min(0)
+            r = h @ a / alpha - self.values
+            loss = float(r.square().mean()) / size
+            if loss < self.tolerance or not math.isfinite(loss):
+                break
+            gate = (z > 0).double()
+            # K = J J^T, n by n: from the outgoing and from the incoming weights
+            kernel = (h @ h.T + (gate * a.square()) @ gate.T * gram) / alpha**2
+            curvature = float(torch.linalg.eigvalsh(kernel)[-1]) / n
+            rest = float(r.norm()) * reach / (alpha * n**0.5)
+            lr = self.share / max(curvature, rest, 1e-300)
+            step_a = h.T @ r / (n * alpha)
+            step_w = (gate * r[:, None]).T @ x * a[:, None] / (n * alpha)
+            a, w = a - lr * step_a, w - lr * step_w
+        return float((w - start).norm() / start.norm()), loss
