@@ -1,6 +1,6 @@
 """Files: JSON and HDF5, written atomically, holding arrays and descriptions only.
 
-Opening a file from a stranger runs none of their code: there is no pickle, and links to other files are not followed.
+Opening a file from a stranger runs none of their code: there is none in it, and links to other files are not followed.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def _commit() -> dict[str, Any]:
     # a package installed inside somebody else's checkout is not described by their commit
     if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return {"commit": None}
-    changed = git("status", "--porcelain", "--untracked-files=no")
+    changed = git("status", "--porcelain", "--", ":(top)sciml", ":(top)problems", ":(top)pyproject.toml")
     return {"commit": git("rev-parse", "HEAD"), "uncommitted_changes": bool(changed)}
 
 
