@@ -18,14 +18,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sciml import Ball, Box, Ellipsoid, Elliptic, FiniteDifference, FiniteElement, Jacobi, MscaleSolver, Solution, compare
-from sciml.networks import Dense, sine
+from sciml import Ball, Box, Ellipsoid, Elliptic, FiniteDifference, FiniteElement, Jacobi, MscaleSolver, compare
+from sciml.networks import Dense, glorot, sine
 from sciml.report import side_by_side
 from sciml.training import Adam
 
@@ -161,11 +162,12 @@ class Config:
     elements: int = 0
 
 
+STORED = Config(case="stored", mu=6 * PI, width=30, steps=5000, lr=1e-3, interior=1000, boundary=100, cells=1024)
 VARIANTS = {
     "demo": Config(steps=1200, interior=1024, boundary=256),
-    "smoke": Config(case="stored", mu=2 * PI, scales=(1, 2, 4), width=10, steps=60, interior=100, boundary=20, cells=64),
-    "paper": Config(case="stored", mu=6 * PI),
-    "stored": Config(case="stored", mu=6 * PI),
+    "smoke": Config(case="squares1", mu=5, scales=(1, 2, 4), width=10, steps=60, interior=100, boundary=20, cells=64),
+    "paper": STORED,
+    "stored": STORED,
     "squares1": Config(case="squares1", mu=15, cells=2048),
     "squares2": Config(case="squares2", mu=15),
     "squares3": Config(case="squares3", mu=15, cells=64),
@@ -177,7 +179,7 @@ VARIANTS = {
     "cube27": Config(case="cube27", mu=5.0, cells=48),
     "cube125": Config(case="cube125", mu=5.0, cells=48),
     "oscillatory": Config(case="oscillatory"),
-    "jacobi": Config(case="jacobi", scales=(1,), width=100, steps=4000, cells=128, plain=False),
+    "jacobi": Config(case="jacobi", width=100, steps=4000, lr=1e-3, interior=512, cells=128),
 }
 
 
@@ -194,13 +196,68 @@ def networks(config: Config) -> dict[str, Any]:
     if not config.plain:
         return {"MscaleDNN": mscale}
 
-    def plain(inputs: int, outputs: int, generator: torch.Generator) -> torch.nn.Module:
-        # N subnetworks of width w hold N w^2 weights per layer, one network of width sqrt(N) w as many
-        width = round(config.width * len(config.scales) ** 0.5)
-        return Dense(inputs, (width,) * config.depth, outputs, activation=sine, generator=generator)
-
+    # N subnetworks of width w hold N w^2 weights per layer, one network of width sqrt(N) w as many
+    plain = partial(plain_network, round(config.width * len(config.scales) ** 0.5))
     stages = [Adam(config.plain_steps or config.steps, lr=config.lr)]
     return {"MscaleDNN": mscale, "plain network": replace(mscale, network=plain, stages=stages)}
+
+
+def frequencies(config: Config, run: Any, problem: Elliptic) -> dict[str, Any]:
+    """Which frequencies converge first: a network learns low ones first, Jacobi's iteration damps high ones first."""
+    from sciml.theory import FrequencyProbe, Sine
+
+    grid = Sine([-1.0], [1.0], config.cells - 1)  # the nodes of the finite differences
+    probe = FrequencyProbe(grid, reference=problem.exact)
+    network = MscaleSolver(
+        network=lambda inputs, outputs, generator: Dense(inputs, (config.width,) * 2, outputs, generator=generator),
+        stages=[Adam(config.steps, lr=config.lr)],
+        interior=config.interior,
+    )
+    learned = run.solve("network", network, problem, callbacks=[probe])
+    at, error = probe.series("error", learned.history.records)
+    steps: dict[str, list[float]] = {"network": list(at), "Jacobi": []}
+    errors: dict[str, list[Any]] = {"network": list(error), "Jacobi": []}
+
+    def watch(iteration: int, values: Tensor) -> None:
+        if iteration and (iteration & (iteration - 1) == 0 or iteration % 256 == 0):
+            steps["Jacobi"].append(iteration)
+            errors["Jacobi"].append(probe.measure(lambda x: values[1:-1])["error"])
+
+    Jacobi(config.cells, iterations=4 * config.cells**2 // 5).solve(problem, callbacks=[watch])
+    rows = []
+    with run.figure("frequencies", 11.0, 4.0) as figure:
+        for ax, method in zip(figure.subplots(1, 2), steps, strict=True):
+            at, error = np.array(steps[method]), np.array(errors[method])
+            first = [at[below][0] if (below := e < 0.1).any() else None for e in error.T]
+            rows.append({"method": method, **{f"k = {k:.1f}": f for k, f in zip(probe.k, first, strict=True)}})
+            for k, e in zip(probe.k, error.T, strict=True):
+                ax.plot(at, e, label=f"k = {k:.1f}")
+            ax.set(title=method, xlabel="step", ylabel="relative error of the mode", xscale="log", yscale="log")
+            ax.legend(fontsize=7)
+    metrics = {"network": compare(learned, problem.exact, problem.domain), "steps to 10 %": rows}
+    return {**metrics, "table": rows}
+
+
+def stored(config: Config, run: Any, problem: Elliptic) -> dict[str, Any]:
+    """The authors' experiment: equal scales, geometric scales and a plain network at their budget, in their measure."""
+    solvers = networks(config)
+    solvers = {
+        "MscaleDNN, scales 32 x 6": replace(solvers["MscaleDNN"], scales=(32,) * 6),
+        "MscaleDNN, scales 1..32": solvers["MscaleDNN"],
+        # 180 x 180 x 180 as published: more parameters than the subnetworks have together
+        "plain network": replace(solvers["plain network"], network=partial(plain_network, 180)),
+        "finite differences": FiniteDifference(config.cells),
+    }
+    metrics = side_by_side(run, problem, solvers)
+    for row in metrics["table"]:
+        row["area x MSE"] = metrics[row["method"]]["area x MSE"] = 2 * metrics[row["method"]]["mse"]
+    published = {"MscaleDNN, scales 32 x 6": 0.0177, "plain network": 0.995}
+    return {**metrics, "published area x MSE": published}
+
+
+def plain_network(width: int, inputs: int, outputs: int, generator: torch.Generator) -> torch.nn.Module:
+    """Three hidden layers of sines, Glorot weights: what MscaleDNN is compared with."""
+    return Dense(inputs, (width,) * 3, outputs, activation=sine, initialisation=glorot, generator=generator)
 
 
 def run(config: Config, run: Any) -> dict[str, Any]:
@@ -210,6 +267,8 @@ def run(config: Config, run: Any) -> dict[str, Any]:
     problem = CASES[config.case](config)
     if config.case == "jacobi":
         return frequencies(config, run, problem)
+    if config.case == "stored" and config.plain:
+        return stored(config, run, problem)
     solvers = networks(config)
     if config.cells:
         solvers["finite differences"] = FiniteDifference(config.cells)

@@ -332,7 +332,9 @@ class Ritz(_Sampled):
                     parts.append((w * c).sqrt() * u.value)
             elif isinstance(condition, Robin):
                 parts.append((w * block.given[1]).sqrt() * field(block.x))  # type: ignore[operator]
-            elif not isinstance(condition, Neumann):
+            elif isinstance(condition, Neumann):
+                parts.append(0 * field(block.x))  # linear in u: no curvature, but a row per point
+            else:
                 weight = 2 * _penalty(self.penalty, name, batch.progress) * w
                 parts.append(weight.sqrt() * self._mismatch(field, block)[: len(w)])
         return torch.cat(parts)

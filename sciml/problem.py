@@ -92,14 +92,16 @@ class Coefficients(NamedTuple):
 
 
 def _assign(conditions: Sequence[Condition], points: Tensor, masks: Callable[[Condition], Tensor]) -> list:
-    """Give each boundary point to the first condition that claims it."""
-    free = torch.ones(len(points), dtype=torch.bool, device=points.device)
+    """Give each boundary point to the first condition that claims it, for each unknown of a system."""
+    taken: dict[int, Tensor] = {}
     parts = []
     for condition in conditions:
         if isinstance(condition, Data):
             continue
-        mask = masks(condition) & free
-        free = free & ~mask
+        component = getattr(condition, "component", 0)
+        before = taken.get(component, torch.zeros(len(points), dtype=torch.bool, device=points.device))
+        mask = masks(condition) & ~before
+        taken[component] = before | mask
         parts.append((condition, mask))
     return parts
 
@@ -138,7 +140,8 @@ class _Boundary:
         return self.domain.labels
 
     def partition(self, points: Tensor, labels: Tensor) -> list[tuple[Condition, Tensor]]:
-        """Which condition holds where: pairs of a condition and its mask ``(n,)``; each point is taken once.
+        """Which condition holds where: pairs of a condition and its mask ``(n,)``; each point is taken
+        once for each unknown.
 
         Args:
             points: boundary points ``(n, d)``.

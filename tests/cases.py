@@ -56,7 +56,8 @@ def p_laplacian_1d(p=3.0, eps=0.1):
     def diffusion(x):
         return 1 / (2 + torch.cos(2 * PI * x[:, 0] / eps))
 
-    return Elliptic.manufactured(Box([0], [1]), exact, diffusion=diffusion, p=p)
+    made = Elliptic.manufactured(Box([0], [1]), exact, diffusion=diffusion, p=p)
+    return Elliptic(Box([0], [1]), made.source, 0.0, diffusion=diffusion, p=p, exact=exact)
 
 
 def p_laplacian_source(p, eps):
