@@ -1,0 +1,86 @@
+"""The linear algebra of features: rows of all equations in one matrix, its QR, and the nested solutions in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sciml.solvers.collocation import Block, Rows
+from sciml.solvers.families import Family
+
+__all__ = ["Factor", "System"]
+
+_CHUNK = 2**24  # numbers in one block of a points x features matrix
+
+
+@dataclass
+class System:
+    """Rows of all blocks for a list of families, with a last column for the right-hand side."""
+
+    families: list[Family]
+    bandwidth: Tensor
+    components: int
+
+    @property
+    def size(self) -> int:
+        return sum(f.size for f in self.families)
+
+    def scale(self, rows: Rows) -> Tensor:
+        """The operator's size at the bandwidth, ``(n,)``."""
+        total = sum(
+            w.abs() * float(self.bandwidth[list(i)].prod()) for operator in rows.operators for i, w in operator.items()
+        )
+        return torch.as_tensor(total)
+
+    def matrix(self, equations: list[tuple[Block, list[Rows]]]) -> Tensor:
+        """All rows, each times the root of its quadrature weight over its scale."""
+        height = sum(len(block.x) * len(rows) for block, rows in equations)
+        width = self.size * self.components
+        out = torch.zeros(height, width + 1, dtype=torch.float64)
+        step = max(1, _CHUNK // max(1, self.size))
+        at = 0
+        for block, equation in equations:
+            for rows in equation:
+                scale = self.scale(rows)
+                # rows without any sensitivity say nothing
+                floor = 1e-12 * float(scale.max()) if len(scale) else 0.0
+                w = block.weight.sqrt() / scale.clamp_min(floor or 1.0)
+                for start in range(0, len(block.x), step):
+                    part = slice(start, min(start + step, len(block.x)))
+                    target = out[at + part.start : at + part.stop]
+                    self._fill(target, block, rows, part, w[part])
+                out[at : at + len(block.x), -1] = w * rows.rhs
+                at += len(block.x)
+        return out
+
+    def _fill(self, target: Tensor, block: Block, rows: Rows, part: slice, w: Tensor) -> None:
+        left = 0
+        for operator in rows.operators:
+            cut = {i: weight[part] * w for i, weight in operator.items()}
+            for family in self.families:
+                if cut:
+                    columns = family.apply(block.x[part], cut)
+                    if rows.opposite and block.partner is not None:
+                        columns = columns - family.apply(block.partner[part], cut)
+                    target[:, left : left + family.size] = columns
+                left += family.size
+
+
+class Factor:
+    """QR of a matrix whose last column is the right-hand side; solutions with the first k columns for every k."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.norms = torch.linalg.vector_norm(matrix[:, :-1], dim=0).clamp_min(1e-300)
+        matrix[:, :-1] /= self.norms
+        self.size = len(self.norms)
+        self.triangle = torch.linalg.qr(matrix, mode="r").R
+
+    def solve(self, columns: int) -> Tensor:
+        """Coefficients ``(size,)``, zero beyond the first columns."""
+        r = self.triangle[:columns, :columns]
+        c = torch.linalg.solve_triangular(r, self.triangle[:columns, -1:], upper=True)[:, 0]
+        full = torch.zeros(self.size, dtype=c.dtype)
+        full[:columns] = c / self.norms[:columns]
+        return full

@@ -1,0 +1,367 @@
+"""What solutions do near holes and corners, as features found from the geometry.
+
+All features of this room are real and imaginary parts of
+
+    exp(alpha l + beta conj(l)) * (1 or lambda l + mu conj(l)),      l = log zeta(z),   z = x + i y,
+
+with a conformal coordinate zeta: z - c at a disc or a corner, the exterior Joukowski coordinate at an ellipse. beta = 0 and
+alpha = -1, -2, ... are the Laurent terms of a hole, l itself its logarithm, alpha = k pi / omega the corner functions
+r^alpha sin(alpha theta), beta != 0 their products with polynomials that variable coefficients call for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciml.domain import Ball, Box, Domain, Ellipsoid, Polygon
+from sciml.solvers.families import Operator, column
+
+__all__ = ["Corner", "Powers", "Ring", "clusters", "corner_features", "corners", "hole_features"]
+
+
+class Powers:
+    """Generalised powers in a conformal coordinate, see the module.
+
+    Args:
+        chart: ``(5,)``: center, direction of the real axis (an angle), scale, and focal distance over scale (0 for a
+            disc or a corner).
+        exponents: ``(m, 2)`` alpha and beta.
+        logs: ``(m, 2)`` lambda and mu; zeros where there is no logarithm.
+        imaginary: ``(m,)`` bool: which part is taken.
+    """
+
+    kind: ClassVar[str] = "powers"
+
+    def __init__(self, chart: Tensor, exponents: Tensor, logs: Tensor, imaginary: Tensor) -> None:
+        self.chart, self.exponents, self.logs, self.imaginary = chart, exponents, logs, imaginary
+        self.size = len(exponents)
+
+    def apply(self, x: Tensor, operator: Operator) -> Tensor:
+        """See `Family`; derivatives of order two at most."""
+        l, p, q = _coordinate(self.chart.tolist(), x)
+        alpha, beta = self.exponents[:, 0], self.exponents[:, 1]
+        lam, mu = self.logs[:, 0], self.logs[:, 1]
+        e = torch.exp(alpha * l + beta * l.conj())
+        plain = (lam == 0) & (mu == 0)
+        f = e * torch.where(plain, torch.ones_like(e), lam * l + mu * l.conj())
+        # Wirtinger derivatives: d/dz acts on l, d/dconj(z) on conj(l)
+        order = max(map(len, operator), default=0)
+        table: dict[tuple[int, ...], Tensor] = {(): f}
+        if order > 0:
+            fa, fb = alpha * f + lam * e, beta * f + mu * e
+            fz, fc = p * fa, p.conj() * fb
+            table |= {(0,): fz + fc, (1,): 1j * (fz - fc)}
+        if order > 1:
+            fzz = q * fa + p * p * (alpha * fa + alpha * lam * e)
+            fcc = q.conj() * fb + (p * p).conj() * (beta * fb + beta * mu * e)
+            fzc = p.abs().square() * (alpha * fb + beta * lam * e)
+            same, cross = fzz + fcc, 2 * fzc
+            table |= {(0, 0): cross + same, (1, 1): cross - same, (0, 1): 1j * (fzz - fcc)}
+        total = sum(column(w, x) * table[index] for index, w in operator.items())
+        return torch.where(self.imaginary, total.imag, total.real)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Chart, exponents, logs, parts."""
+        return {k: getattr(self, k).numpy() for k in ("chart", "exponents", "logs", "imaginary")}
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, np.ndarray]) -> Powers:
+        """From `arrays`."""
+        return cls(*(torch.as_tensor(arrays[k]) for k in ("chart", "exponents", "logs", "imaginary")))
+
+
+def _coordinate(chart: Sequence[float], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """l, dl/dz and d2l/dz2, each ``(n, 1)``."""
+    cx, cy, angle, scale, focus = chart
+    turn = complex(math.cos(angle), -math.sin(angle)) / scale
+    w = torch.complex(x[:, :1] - cx, x[:, 1:2] - cy) * turn
+    if focus == 0:
+        inverse = turn / w
+        return torch.log(w), inverse, -inverse * inverse
+    # zeta = w + sqrt(w - f) sqrt(w + f) has its cut between the foci, and l' = 1 / sqrt(w^2 - f^2)
+    root = torch.sqrt(w - focus) * torch.sqrt(w + focus)
+    slope = 1 / root
+    return torch.log((w + root) / (1 + math.sqrt(1 - focus**2))), turn * slope, -(turn**2) * w * slope**3
+
+
+def _powers(chart: list[float], rows: list[tuple[float, float, float, float, bool]]) -> Powers:
+    table = torch.tensor([[float(v) for v in row] for row in rows], dtype=torch.float64)
+    return Powers(torch.tensor(chart, dtype=torch.float64), table[:, :2], table[:, 2:4], table[:, 4] != 0)
+
+
+# ------------------------------------------------------------------------------------------------------------- points
+
+
+class Corner(NamedTuple):
+    """A corner of a plane domain.
+
+    Attributes:
+        point: ``(2,)``.
+        angle: interior angle.
+        start: direction of the edge from which angles into the domain are counted.
+        kinds: whether the solution itself is prescribed on the first and on the second edge.
+    """
+
+    point: tuple[float, float]
+    angle: float
+    start: float
+    kinds: tuple[bool, bool] = (True, True)
+
+
+class Ring(NamedTuple):
+    """Where points gather around a hole: uniform in angle and in 1 / |zeta|, down to 1/8."""
+
+    chart: tuple[float, ...]
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Points ``(n, 2)``, some of them perhaps outside the domain."""
+        u = torch.rand(n, 2, generator=generator, dtype=torch.float64)
+        cx, cy, angle, scale, focus = self.chart
+        small = (1 + math.sqrt(1 - focus**2)) if focus else 1.0
+        zeta = torch.polar(small / (1 - 0.875 * u[:, 0]), 2 * math.pi * u[:, 1])
+        w = 0.5 * (zeta + focus**2 / zeta) if focus else zeta
+        z = w * complex(math.cos(angle), math.sin(angle)) * scale + complex(cx, cy)
+        return torch.stack([z.real, z.imag], 1)
+
+    def density(self, x: Tensor) -> Tensor:
+        """Probability per area ``(n,)``."""
+        l, slope, _ = _coordinate(self.chart, x)
+        r = torch.exp(l.real[:, 0])
+        # area element: |dz|^2 = |dl|^2 / |l'|^2, and 1 / r is uniform
+        return torch.where((r >= 1) & (r <= 8), slope.abs()[:, 0].square() / r / 0.875 / (2 * math.pi), 0.0)
+
+
+class _Sector(NamedTuple):
+    """Where points gather around a corner: uniform in angle and in log r."""
+
+    corner: Corner
+    radius: float
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Points ``(n, 2)``."""
+        u = torch.rand(n, 2, generator=generator, dtype=torch.float64)
+        r = self.radius * torch.exp(-_DECADES * u[:, 0])
+        angle = self.corner.start + self.corner.angle * u[:, 1]
+        return torch.tensor([self.corner.point]) + r[:, None] * torch.stack([torch.cos(angle), torch.sin(angle)], 1)
+
+    def density(self, x: Tensor) -> Tensor:
+        """Probability per area ``(n,)``."""
+        v = x - torch.tensor([self.corner.point])
+        r = torch.linalg.vector_norm(v, dim=1)
+        angle = (torch.atan2(v[:, 1], v[:, 0]) - self.corner.start) % (2 * math.pi)
+        near = (r <= self.radius) & (r >= self.radius * math.exp(-_DECADES)) & (angle <= self.corner.angle)
+        return torch.where(near, 1 / (_DECADES * self.corner.angle * r.square().clamp_min(1e-300)), 0.0)
+
+    def edge(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Points on the two edges, n in all, and their inward normals."""
+        u = torch.rand(n, generator=generator, dtype=torch.float64)
+        r = self.radius * torch.exp(-_DECADES * u)
+        second = torch.arange(n) % 2 == 1
+        angle = torch.where(second, self.corner.start + self.corner.angle, self.corner.start)
+        along = torch.stack([torch.cos(angle), torch.sin(angle)], 1)
+        turn = torch.where(second, -1.0, 1.0).to(torch.float64)
+        inward = torch.stack([-along[:, 1], along[:, 0]], 1) * turn[:, None]
+        return torch.tensor([self.corner.point]) + r[:, None] * along, inward
+
+    def edge_density(self, x: Tensor) -> Tensor:
+        """Probability per length ``(n,)`` at points of the boundary."""
+        v = x - torch.tensor([self.corner.point])
+        r = torch.linalg.vector_norm(v, dim=1)
+        near = (r <= self.radius) & (r >= self.radius * math.exp(-_DECADES))
+        on = torch.zeros_like(near)
+        for angle in (self.corner.start, self.corner.start + self.corner.angle):
+            along = v[:, 0] * math.cos(angle) + v[:, 1] * math.sin(angle)
+            on |= (along - r).abs() <= 1e-9 * r
+        return torch.where(near & on, 1 / (2 * _DECADES * r.clamp_min(1e-300)), 0.0)
+
+
+_DECADES = math.log(1e4)
+
+
+def clusters(domain: Domain) -> list[Ring | _Sector]:
+    """Where features of holes and corners vary fast, so that points must gather."""
+    found: list[Ring | _Sector] = [Ring(tuple(_chart(hole))) for hole in _holes(domain)]
+    for corner in corners(domain):
+        if abs(corner.angle - math.pi / 2) > 1e-6:
+            found.append(_Sector(corner, 0.25 * float((domain.bounds[1] - domain.bounds[0]).min())))
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------- holes
+
+
+def _holes(domain: Domain) -> list[Ball | Ellipsoid]:
+    """Round pieces that are cut out."""
+    if domain.dim != 2:
+        return []
+    found = []
+    for piece in domain.pieces:
+        if isinstance(piece.shape, (Ball, Ellipsoid)) and len(piece.axes) == 2:
+            if not bool(domain.contains(piece.shape.center[None])):
+                found.append(piece.shape)
+    return found
+
+
+def hole_features(domain: Domain, level: int, harmonic: bool) -> list[Powers]:
+    """Logarithm and Laurent terms in every round hole of a plane domain.
+
+    Args:
+        domain: where.
+        level: highest power.
+        harmonic: leave out what is not harmonic; False for variable coefficients.
+    """
+    return [_powers(_chart(hole), _laurent(level, harmonic)) for hole in _holes(domain)]
+
+
+def _chart(hole: Ball | Ellipsoid) -> list[float]:
+    cx, cy = hole.center.tolist()
+    sides = torch.linalg.vector_norm(hole.matrix, dim=0)
+    long = int(sides.argmax())
+    a, b = float(sides[long]), float(sides[1 - long])
+    axis = hole.matrix[:, long]
+    focus = math.sqrt(max(0.0, 1 - (b / a) ** 2))
+    if focus < 1e-6:
+        return [cx, cy, 0.0, math.sqrt(a * b), 0.0]
+    return [cx, cy, math.atan2(float(axis[1]), float(axis[0])), a, focus]
+
+
+def _laurent(level: int, harmonic: bool) -> list[tuple[float, float, float, float, bool]]:
+    rows = [(0.0, 0.0, 0.5, 0.5, False)]
+    for k in range(level + 1):
+        # |zeta|^-j e^(i k phi): alpha = (k - j) / 2, beta = -(k + j) / 2; j = k is the harmonic one
+        for j in [k] if harmonic else range(level + 1):
+            if j + k > 0 and j + k <= 2 * level:
+                alpha, beta = (k - j) / 2, -(k + j) / 2
+                rows += [(alpha, beta, 0.0, 0.0, part) for part in ((False, True) if k else (False,))]
+        if not harmonic and k > 0 and k <= 2:
+            rows += [(k / 2, -k / 2, 0.5, 0.5, part) for part in (False, True)]
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------------- corners
+
+
+def corners(domain: Domain) -> list[Corner]:
+    """The corners of a plane domain made of boxes, polygons and round shapes."""
+    if domain.dim != 2:
+        return []
+    edges = _edges(domain)
+    points = {(round(float(p[0]), 12), round(float(p[1]), 12)) for edge in edges for p in edge}
+    for i, (a, b) in enumerate(edges):
+        for c, d in edges[:i]:
+            cross = _intersection(a, b, c, d)
+            if cross is not None:
+                points.add(cross)
+    found = []
+    for point in sorted(points):
+        sector = _sector(domain, point, edges)
+        if sector is not None:
+            found.append(Corner(point, *sector))
+    return found
+
+
+def _edges(domain: Domain) -> list[tuple[np.ndarray, np.ndarray]]:
+    found = []
+    for piece in domain.pieces:
+        shape = piece.shape
+        if isinstance(shape, Box) and shape.dim == 2:
+            (x0, y0), (x1, y1) = shape.lower.tolist(), shape.upper.tolist()
+            vertices = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+        elif isinstance(shape, Box):  # a product of two intervals
+            continue
+        elif isinstance(shape, Polygon):
+            vertices = shape.corners.numpy()
+        else:
+            continue
+        found += list(zip(vertices, np.roll(vertices, -1, 0), strict=True))
+    if not found and all(isinstance(p.shape, Box) and p.shape.dim == 1 for p in domain.pieces):
+        (x0, y0), (x1, y1) = (b.tolist() for b in domain.bounds)
+        vertices = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+        found = list(zip(vertices, np.roll(vertices, -1, 0), strict=True))
+    return found
+
+
+def _intersection(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> tuple[float, float] | None:
+    p, q = b - a, d - c
+    det = p[0] * q[1] - p[1] * q[0]
+    if abs(det) < 1e-12 * np.linalg.norm(p) * np.linalg.norm(q):
+        return None
+    s, t = ((c - a)[0] * q[1] - (c - a)[1] * q[0]) / det, ((c - a)[0] * p[1] - (c - a)[1] * p[0]) / det
+    if not (0 <= s <= 1 and 0 <= t <= 1):
+        return None
+    x, y = a + s * p
+    return (round(float(x), 12), round(float(y), 12))
+
+
+def _sector(
+    domain: Domain, point: tuple[float, float], edges: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[float, float] | None:
+    """Angle and first direction of the one sector of the domain at a point; None where there is no corner."""
+    here = np.array(point)
+    directions = set()
+    for a, b in edges:
+        along = (b - a) / np.linalg.norm(b - a)
+        if abs(along[0] * (here - a)[1] - along[1] * (here - a)[0]) < 1e-9 * domain.size:
+            angle = math.atan2(along[1], along[0])
+            directions |= {round(angle % (2 * math.pi), 12), round((angle + math.pi) % (2 * math.pi), 12)}
+    angles = torch.tensor(sorted(directions), dtype=torch.float64)
+    gaps = (angles.roll(-1) - angles) % (2 * math.pi)
+    middle = angles + gaps / 2
+    probe = torch.stack([torch.cos(middle), torch.sin(middle)], 1) * (1e-6 * domain.size)
+    inside = domain.level(torch.as_tensor(here)[None] + probe) > 0
+    starts = inside & ~inside.roll(1)
+    if int(starts.sum()) != 1:
+        return None
+    total = float(gaps[inside].sum())
+    return None if abs(total - math.pi) < 1e-9 else (total, float(angles[starts][0]))
+
+
+def corner_features(domain: Domain, level: int, harmonic: bool, found: list[Corner] | None = None) -> list[Powers]:
+    """Singular functions at every corner.
+
+    With u (or its flux) prescribed on both edges the exponents are k pi / omega, with one of each (k - 1/2) pi / omega.
+    Whole exponents are smooth, but a logarithm goes with them where source and data do not fit together.
+
+    Args:
+        domain: where.
+        level: highest exponent.
+        harmonic: leave out products with polynomials; False for variable coefficients.
+        found: the corners; None finds them.
+    """
+    return [
+        _powers(_corner_chart(domain, c), rows)
+        for c in (corners(domain) if found is None else found)
+        if (rows := _corner_rows(c, level, harmonic))
+    ]
+
+
+def _corner_chart(domain: Domain, corner: Corner) -> list[float]:
+    # the cut of the logarithm, opposite to the real axis, lies in the middle of the outside
+    return [*corner.point, corner.start + corner.angle / 2, domain.size, 0.0]
+
+
+def _corner_rows(corner: Corner, level: int, harmonic: bool) -> list[tuple[float, float, float, float, bool]]:
+    first, second = corner.kinds
+    rows = []
+    k = 0
+    while True:
+        k += 1
+        exponent = (k if first == second else k - 0.5) * math.pi / corner.angle
+        whole = abs(exponent - round(exponent)) < 1e-4
+        exponent = float(round(exponent)) if whole else exponent
+        if exponent > level:
+            break
+        # products with x^i y^j are products with z^i conj(z)^j
+        products = [(0, 0)] if harmonic else [(i, j) for i in range(4) for j in range(4) if exponent + i + j <= level]
+        for i, j in products:
+            alpha, beta = exponent + i, float(j)
+            log = 1.0 if whole else 0.0
+            for part in (False, True):
+                rows.append((alpha, beta, log, 0.0, part))
+    return list(dict.fromkeys(rows))
