@@ -145,7 +145,7 @@ def quadric_roots(center: Tensor, side: Tensor, other: Tensor) -> Tensor:
 
 
 def adaptive(
-    function: Callable[[Tensor], tuple[Tensor, Tensor]], breaks: Tensor, tolerance: float, narrow: float = 1e-5
+    function: Callable[[Tensor], tuple[Tensor, Tensor]], breaks: Tensor, tolerance: float, narrow: float = 1e-4
 ) -> Tensor:
     """The integral (k,) over [breaks[0], breaks[-1]] of a vectorised function that is smooth in places.
 

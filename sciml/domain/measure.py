@@ -106,11 +106,11 @@ def _visible_face(arrangement: Arrangement, label: int, meets: Tensor, origin: T
     if len(origin) == 2:
         return slices(torch.zeros(1, dtype=torch.float64))[0][0]
     corner = torch.cartesian_prod(*[torch.arange(2)] * 3)
-    breaks = [torch.linspace(0, 1, 5, dtype=torch.float64)]
+    breaks = [torch.linspace(0, 1, 3, dtype=torch.float64)]
     for shape in others:
         box = torch.stack(shape.bounds)
         s = piece.shape.slice_of(local, box[corner, torch.arange(3)])
-        breaks.append(torch.stack([s.min(), 0.5 * (s.min() + s.max()), s.max()]))
+        breaks.append(torch.stack([s.min(), s.max()]))
     return adaptive(slices, torch.cat(breaks), PRECISION * size**2)
 
 
@@ -124,9 +124,9 @@ def _visible_parts(
     begin, end = cuts[row, place], cuts[row, place + 1]
     # A stretch is judged at one of three points, the one farthest from other primitives: they may touch the others.
     x, normal = curves.at(row.repeat(3), torch.cat([begin + part * (end - begin) for part in (0.31, 0.5, 0.77)]))
-    clearance = arrangement.clearances(x)
-    clearance[:, [label in piece.indices for piece in arrangement.pieces]] = torch.inf
-    best = clearance.amin(1).reshape(3, -1).argmax(0) * len(row) + torch.arange(len(row))
+    others = torch.tensor([label not in piece.indices for piece in arrangement.pieces])
+    clearance = arrangement.clearances(x)[:, others].amin(1)
+    best = clearance.reshape(3, -1).argmax(0) * len(row) + torch.arange(len(row))
     x, normal = x[best], normal[best]
     outward, visible = arrangement.visible(x, normal, torch.full_like(row, label), size)
     side = (outward * normal).sum(1).sign()[visible]
