@@ -27,6 +27,7 @@ _ROOMS = {
         "principal_direction",
         "quadrature_weights",
     ),
+    "defaults": ("basis_of", "default_diagnostics", "residual_of"),
     "filters": ("DeepFrequency", "FilterProbe", "filter_split", "low_frequency_ratio"),
     "rank": (
         "effective_dimension",
@@ -53,6 +54,21 @@ _ROOMS = {
         "inertia",
         "split",
         "stagnation_levels",
+    ),
+    "regimes": (
+        "Linearisation",
+        "RegimeSweep",
+        "RelativeDistance",
+        "Scaling",
+        "TwoLayer",
+        "initial_regime",
+    ),
+    "regularisation": (
+        "ASI",
+        "LossSwitch",
+        "dropout_penalty",
+        "dropout_roughness",
+        "observation_graph",
     ),
     "stability": (
         "AdamStability",

@@ -47,10 +47,25 @@ class Basis(Protocol):
         limit: the largest wavenumber these points resolve (Nyquist).
     """
 
-    points: Tensor
-    wavenumbers: Array
-    norms: Array
-    limit: float
+    @property
+    def points(self) -> Tensor:
+        """``(n, d)`` float64."""
+        ...
+
+    @property
+    def wavenumbers(self) -> Array:
+        """``(k, d)``, angular."""
+        ...
+
+    @property
+    def norms(self) -> Array:
+        """``(k,)``, Parseval's factors."""
+        ...
+
+    @property
+    def limit(self) -> float:
+        """Nyquist."""
+        ...
 
     def analyse(self, values: ArrayLike) -> NDArray:
         """Coefficients ``(k,)`` of values ``(n,)``."""

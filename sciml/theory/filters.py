@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from sciml.calculus import Field
 from sciml.theory.basis import Array
+from sciml.theory.chains import chains
 from sciml.theory.diagnostic import Diagnostic, Record, Schedule, State
 from sciml.theory.functional import sample
 
 Features = Callable[[nn.Module, Tensor], Sequence[Tensor]]
 
-__all__ = ["DeepFrequency", "FilterProbe", "filter_split", "linear_inputs", "low_frequency_ratio"]
+__all__ = ["DeepFrequency", "FilterProbe", "filter_split", "layer_inputs", "low_frequency_ratio"]
 
 
 def filter_split(points: ArrayLike, values: ArrayLike, delta: float) -> tuple[Array, Array]:
@@ -58,11 +59,13 @@ def low_frequency_ratio(points: ArrayLike, values: ArrayLike, deltas: Iterable[f
     return np.array([float((filter_split(points, y, d)[0] ** 2).sum()) / total for d in deltas])
 
 
-def linear_inputs(model: nn.Module, points: Tensor) -> list[Tensor]:
-    """What enters each `torch.nn.Linear` of a model, in the order of evaluation: the points, then the hidden layers.
+def layer_inputs(model: nn.Module, points: Tensor) -> list[Tensor]:
+    """The points and the hidden layers of a model, in the order of evaluation.
+
+    They are what enters each `torch.nn.Linear`, or what `chains` reads from a network that applies its layers itself.
 
     Raises:
-        ValueError: if the model has no such layer.
+        ValueError: if the layers cannot be read.
     """
     found: list[Tensor] = []
     handles = [
@@ -76,12 +79,10 @@ def linear_inputs(model: nn.Module, points: Tensor) -> list[Tensor]:
     finally:
         for handle in handles:
             handle.remove()
-    if not found:
-        raise ValueError(
-            f"the layers of a {type(model).__name__} cannot be read: it has no torch.nn.Linear; give "
-            "features=(model, points) -> list of (n, width) tensors"
-        )
-    return found
+    if found:
+        return found
+    with torch.no_grad():
+        return [points, *chains(model)[0].hidden(points)[:-1]]
 
 
 class FilterProbe(Diagnostic):
@@ -147,7 +148,8 @@ class DeepFrequency(Diagnostic):
         points: ``(n, d)``, n at most 2000 (the work is n^2 per layer and delta).
         values: targets ``(n,)`` or ``(n, m)``, or a Field.
         inverse_deltas: increasing values of 1/delta.
-        features: ``(model, points) -> [(n, width), ...]``; None reads the inputs of every `torch.nn.Linear`.
+        features: ``(model, points) -> [(n, width), ...]``; None reads the layers, see
+            `layer_inputs`.
         schedule: see `Diagnostic`.
         name: see `Diagnostic`.
     """
@@ -167,7 +169,7 @@ class DeepFrequency(Diagnostic):
         if len(points) > 2000:
             raise ValueError(f"{len(points)} points were given, but at most 2000 are filtered per layer: take a subset")
         self.points, self.inverse = points, np.asarray(inverse_deltas, float)
-        self.features = linear_inputs if features is None else features
+        self.features = layer_inputs if features is None else features
         given = values(points) if callable(values) and not isinstance(values, Tensor) else values
         self.values = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, float)
 

@@ -95,7 +95,7 @@ class Groups:
         if wavenumbers is not None:
             self.members = [_nearest(sizes, k, basis.limit) for k in wavenumbers]
         elif shells is None and one and values is not None:
-            self.members = [np.array([i]) for i in peaks(np.abs(basis.analyse(values))) if sizes[i] > 0]
+            self.members = [np.array([i]) for i in _lines(np.abs(basis.analyse(values)), sizes)]
         elif shells is None and one and len(sizes) <= 128:
             self.members = [np.array([i]) for i in range(len(sizes))]
         else:
@@ -108,6 +108,15 @@ class Groups:
         """Root-mean-square value of the part of a function in each group."""
         power = np.abs(self.weights * coefficients) ** 2
         return np.array([power[m].sum() for m in self.members]) ** 0.5
+
+
+def _lines(amplitudes: Array, sizes: Array) -> NDArray[np.int64]:
+    """The peaks of a spectrum; of one with fewer than three, its eight largest modes."""
+    found = peaks(np.where(sizes > 0, amplitudes, 0.0))
+    if len(found) >= 3:
+        return found
+    largest = np.sort(np.argsort(np.where(sizes > 0, amplitudes, 0.0))[-8:])
+    return largest[amplitudes[largest] > 0.01 * amplitudes[largest].max()]
 
 
 def _nearest(sizes: Array, k: float, limit: float) -> NDArray[np.int64]:
@@ -142,8 +151,8 @@ class FrequencyProbe(Diagnostic):
         basis: `Sine`, `Cosine`, `Fourier`, `Scattered` or your own; it brings the points.
         reference: the exact solution as a Field, or its values ``(n,)`` at ``basis.points``; None if unknown.
         residual: ``(field, points) -> (n,)``, the residual of the equation; None leaves it out.
-        wavenumbers: follow these modes only; None follows the peaks of the reference (one dimension), else all modes
-            (one dimension, at most 128), else shells.
+        wavenumbers: follow these modes only; None follows the peaks of the reference in one dimension (its largest
+            eight modes if it has fewer than three), all modes without a reference if they are at most 128, else shells.
         shells: follow this many shells of equal |k|.
         component: of a vector field.
         schedule: see `Diagnostic`.
