@@ -237,7 +237,7 @@ class LeastSquares(_Sampled):
     def _interior(self, x: Tensor) -> tuple[Tensor | None, ...]:
         return self.problem.coefficients(x) if isinstance(self.problem, Elliptic) else ()
 
-    def _vectors(self, field: Field, batch: Batch) -> dict[str, Tensor]:
+    def vectors(self, field: Field, batch: Batch) -> dict[str, Tensor]:
         """Weighted residuals by term: the term is the vector's squared norm."""
         vectors = {}
         for name, block in batch.blocks.items():
@@ -258,11 +258,11 @@ class LeastSquares(_Sampled):
 
     def terms(self, field: Field, batch: Batch) -> dict[str, Tensor]:
         """Named squared norms."""
-        return {name: v.square().sum() for name, v in self._vectors(field, batch).items()}
+        return {name: v.square().sum() for name, v in self.vectors(field, batch).items()}
 
     def residuals(self, field: Field, batch: Batch) -> Tensor:
         """r with loss = |r|^2 / 2."""
-        return 2**0.5 * torch.cat(list(self._vectors(field, batch).values()))
+        return 2**0.5 * torch.cat(list(self.vectors(field, batch).values()))
 
     metric_vector = residuals
 
