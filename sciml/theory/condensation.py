@@ -222,7 +222,9 @@ def reduce(
         ValueError: if no layer can be read, or `keep` is given without points.
     """
     if keep is not None and (points is None or not 0 < keep <= 1):
-        raise ValueError(f"keep is {keep}, but must be a share in (0, 1] and needs points at which neurons are compared")
+        raise ValueError(
+            f"keep is {keep}, but must be a share in (0, 1] and needs points at which neurons are compared"
+        )
     small = copied(network)
     before, steps = chains(small), []
     widths = tuple(w for c in before for w in c.widths)
@@ -238,7 +240,9 @@ def reduce(
         if refit is not None:
             refit(trial)
         if first is not None and error is not None and not (now := float(error(trial))) <= (1 + allowed) * first:
-            steps.append(f"layer {label}: {width} neurons kept, because {held} gave an error of {now:.3g}, not {first:.3g}")
+            steps.append(
+                f"layer {label}: {width} neurons kept, because {held} gave an error of {now:.3g}, not {first:.3g}"
+            )
             continue
         small = trial
         steps.append(f"layer {label}: {width} -> {held} neurons")
@@ -306,9 +310,7 @@ def _bias(layer: nn.Linear) -> Tensor:
     return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
 
 
-def _by_weights(
-    incoming: Tensor, outgoing: Tensor, symmetry: Parity, threshold: float
-) -> tuple[Tensor, Tensor]:
+def _by_weights(incoming: Tensor, outgoing: Tensor, symmetry: Parity, threshold: float) -> tuple[Tensor, Tensor]:
     """Merge rows that nearly coincide: amplitude-weighted mean row, sum of outgoing weights."""
     length = incoming.norm(dim=1).clamp_min(1e-300)
     mirrored = symmetry.odd or symmetry.even

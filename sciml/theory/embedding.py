@@ -100,7 +100,9 @@ def add_neurons(
         The same function exactly.
     """
     wide = copied(network)
-    _add(_chain(wide, chain, layer), layer, neurons, torch.Generator().manual_seed(0) if generator is None else generator)
+    _add(
+        _chain(wide, chain, layer), layer, neurons, torch.Generator().manual_seed(0) if generator is None else generator
+    )
     return wide
 
 
@@ -114,7 +116,13 @@ def _add(chain: Chain, layer: int, neurons: int, generator: torch.Generator) -> 
         return torch.randn(shape, dtype=torch.float64, generator=generator) * size
 
     bias = torch.zeros(neurons) if here.bias is None else drawn(here.bias, (neurons,))
-    _append(chain, layer, drawn(here.weight, (neurons, here.in_features)), bias, after.weight.new_zeros(after.out_features, neurons))
+    _append(
+        chain,
+        layer,
+        drawn(here.weight, (neurons, here.in_features)),
+        bias,
+        after.weight.new_zeros(after.out_features, neurons),
+    )
 
 
 def compatible(network: nn.Module, shares: Sequence[Sequence[float]], layer: int = 0, chain: int = 0) -> nn.Module:
@@ -171,7 +179,9 @@ def deepen(network: nn.Module, at: int = 0, slope: float = 1e-5, chain: int = 0)
     factor, offset = (1.0, 0.0) if exact else (slope, centre or 0.0)
     width = here.out_features
     inserted = nn.Linear(width, width).to(here.weight)
-    set_linear(inserted, factor * torch.eye(width, dtype=torch.float64), torch.full((width,), offset, dtype=torch.float64))
+    set_linear(
+        inserted, factor * torch.eye(width, dtype=torch.float64), torch.full((width,), offset, dtype=torch.float64)
+    )
     weight = after.weight.detach() / (1.0 if exact else slope * rate)
     old = after.weight.new_zeros(after.out_features) if after.bias is None else after.bias.detach()
     behind = nn.Linear(after.in_features, after.out_features).to(after.weight)
@@ -270,7 +280,9 @@ def inertia(loss: Closure, parameters: Parameters | nn.Module, tolerance: float 
     return Inertia(negative, len(values) - negative - positive, positive)
 
 
-def stagnation_levels(losses: Sequence[float] | Tensor, window: int = 200, slope: float = 0.02) -> list[tuple[int, int, float]]:
+def stagnation_levels(
+    losses: Sequence[float] | Tensor, window: int = 200, slope: float = 0.02
+) -> list[tuple[int, int, float]]:
     """Plateaus of a training: stretches over which log loss falls by less than `slope` per `window` steps.
 
     By the embedding principle the level of a plateau is often the loss of a narrower network's minimum.

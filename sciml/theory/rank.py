@@ -128,7 +128,7 @@ def jacobian_rank(
 
 
 def model_rank(network: nn.Module, points: Tensor, tolerance: float = 1e-9, sketch: int | None = None) -> int:
-    """dim span {d f / d theta_i} at the network's parameters (arXiv:2211.11623), measured at `points`.
+    """Dim span {d f / d theta_i} at the network's parameters (arXiv:2211.11623), measured at `points`.
 
     Args:
         network: in float64.

@@ -74,7 +74,7 @@ class Scaling:
     beta2: Scale
 
     def coordinates(self, d: float = 1.0) -> Coordinates:
-        """gamma and gamma' for m -> infinity: slopes between two widths so large that constants are gone."""
+        """Gamma and gamma' for m -> infinity: slopes between two widths so large that constants are gone."""
         wide, wider = 1e60, 1e120
 
         def slope(value: Callable[[float], float]) -> float:
@@ -97,7 +97,7 @@ mean_field = Scaling(lambda m, d: m, _one, _one)
 
 
 def e_et_al(beta: Scale) -> Scaling:
-    """a ~ N(0, beta(m, d)^2), w of order one: gamma = gamma' = lim log(1 / beta) / log m."""
+    """A ~ N(0, beta(m, d)^2), w of order one: gamma = gamma' = lim log(1 / beta) / log m."""
     return Scaling(_one, beta, _one)
 
 
@@ -119,7 +119,7 @@ class LayerCoordinates:
 
 
 def initial_regime(network: nn.Module) -> list[LayerCoordinates]:
-    """gamma and gamma' of any network's weights as they are now, per two consecutive layers.
+    """Gamma and gamma' of any network's weights as they are now, per two consecutive layers.
 
     At width m the constants in the deviations shift gamma by about 1 / log m, so judge trends over widths, or `Scaling`,
     rather than one number; with more than two layers the coordinates are heuristic. A factor 1 / alpha that a network
@@ -132,7 +132,9 @@ def initial_regime(network: nn.Module) -> list[LayerCoordinates]:
     stacked = any("[" in name for name, _ in found)
     pairs = [(a, b) for a in found for b in found if _follows(a, b, stacked)]
     if not pairs:
-        raise ValueError(f"{type(network).__name__} has no two consecutive layers of linear neurons, which gamma is about")
+        raise ValueError(
+            f"{type(network).__name__} has no two consecutive layers of linear neurons, which gamma is about"
+        )
     result = []
     for (name, rows), (after, outgoing) in pairs:
         m = len(rows)
@@ -179,7 +181,9 @@ class _SinceStart(Diagnostic):
         if self.start is None:
             self.start = {k: v.clone() for k, v in now.items()}
         if {k: v.shape for k, v in self.start.items()} != {k: v.shape for k, v in now.items()}:
-            raise ValueError("the network has other parameters than at the start, so a distance between them means nothing")
+            raise ValueError(
+                "the network has other parameters than at the start, so a distance between them means nothing"
+            )
         return now
 
 
@@ -316,7 +320,9 @@ class PhaseDiagram:
         if self.slopes.size <= 9:
             left.legend(title="gamma, gamma': S_w", fontsize="small")
         g, h = np.meshgrid(self.gammas, self.gamma_primes)
-        shown = right.scatter(g, h, c=self.slopes, cmap="RdBu_r", vmin=-0.6, vmax=0.6, s=90, edgecolors="k")
+        shown = right.scatter(
+            g.ravel(), h.ravel(), c=self.slopes.ravel(), cmap="RdBu_r", vmin=-0.6, vmax=0.6, s=90, edgecolors="k"
+        )
         low, high = min(-0.5, h.min() - 0.2), max(0.5, h.max() + 0.2)
         line = np.linspace(low, high, 50)
         right.plot(np.maximum(1, 1 + line), line, "k--")

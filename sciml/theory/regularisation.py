@@ -185,7 +185,9 @@ class LossSwitch(Diagnostic):
     def switch(self) -> None:
         """Say that the loss changes now (where its terms keep their names, or as a control)."""
         if self._last is None:
-            raise ValueError("nothing was measured before the switch; run LossSwitch as a callback of the first training too")
+            raise ValueError(
+                "nothing was measured before the switch; run LossSwitch as a callback of the first training too"
+            )
         mse, spectrum = self._last
         self.switches.append({"mse": mse, "largest": mse, "before": spectrum, "after": spectrum})
         self._since = 0

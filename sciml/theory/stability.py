@@ -59,6 +59,15 @@ def hessian_product(loss: Closure, parameters: Parameters, vector: Parameters) -
     return {k: g.detach() for k, g in zip(leaves, gradient, strict=True)}, dict(zip(leaves, product, strict=True))
 
 
+def _gradient(loss: Closure, parameters: Parameters) -> Parameters:
+    leaves = {k: p.detach().requires_grad_(True) for k, p in parameters.items()}
+    with torch.enable_grad():
+        value = loss(leaves)
+        if value.ndim:
+            raise ValueError(f"the loss has shape {tuple(value.shape)}, but must be a scalar")
+        return dict(zip(leaves, torch.autograd.grad(value, list(leaves.values()), materialize_grads=True), strict=True))
+
+
 def gradient_curvature(
     loss: Closure, parameters: Parameters, precondition: Parameters | None = None, gradient: Parameters | None = None
 ) -> float:
@@ -74,8 +83,7 @@ def gradient_curvature(
         The curvature; 0 where the gradient vanishes.
     """
     if gradient is None:
-        zeros = {k: torch.zeros_like(p) for k, p in parameters.items()}
-        gradient, _ = hessian_product(loss, parameters, zeros)
+        gradient = _gradient(loss, parameters)
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
     if norm == 0:
         return 0.0
@@ -221,7 +229,9 @@ class AdamStability(Diagnostic):
     def follow(self, gradients: Any) -> None:
         """Update v = beta2 v + (1 - beta2) g^2 with the gradient of one step, by parameter name."""
         if not gradients:
-            raise ValueError("the parameters have no gradients; AdamStability must be called after each Adam step of a training")
+            raise ValueError(
+                "the parameters have no gradients; AdamStability must be called after each Adam step of a training"
+            )
         self.steps += 1
         with torch.no_grad():
             for k, g in gradients.items():
@@ -237,7 +247,7 @@ class AdamStability(Diagnostic):
         parameters = {k: p for k, p in parameters_of(state.module).items() if k in self.second_moments}
         loss = _restricted(state, parameters)
         diagonal = adam_preconditioner(self.second_moments, self.steps, self.betas, self.eps, self.momentum)
-        gradient, _ = hessian_product(loss, parameters, {k: torch.zeros_like(p) for k, p in parameters.items()})
+        gradient = _gradient(loss, parameters)
         curvature = gradient_curvature(loss, parameters, diagonal, gradient)
         threshold = 2 / (self.lr(state.progress) if callable(self.lr) else self.lr)
         self.above = self.above + 1 if curvature > threshold else 0
@@ -299,7 +309,9 @@ class Spikes(Diagnostic):
     def __init__(self, window: int = 200, score: float = 8.0, rise: float = 3.0, envelope: int = 10) -> None:
         super().__init__(every(1))
         if window < 2 * envelope or envelope < 1:
-            raise ValueError(f"window is {window} and envelope {envelope}, but the window must be at least twice the envelope")
+            raise ValueError(
+                f"window is {window} and envelope {envelope}, but the window must be at least twice the envelope"
+            )
         self.window, self.score, self.rise, self.envelope = window, score, rise, envelope
         self.spikes: list[dict[str, Any]] = []
         self.losses: list[float] = []
@@ -321,7 +333,9 @@ class Spikes(Diagnostic):
     def watch(self, number: int, loss: float) -> Record:
         """Take one loss; returns what happened, mostly nothing."""
         if math.isnan(loss):
-            raise ValueError("the state has no loss; Spikes watches a training, or History losses through watch(step, loss)")
+            raise ValueError(
+                "the state has no loss; Spikes watches a training, or History losses through watch(step, loss)"
+            )
         self.losses.append(loss)
         if self.spikes and self.spikes[-1]["recovered"] is None and self._level is not None:
             return self._wait(number)
@@ -347,7 +361,9 @@ class Spikes(Diagnostic):
         spike, (level, normal) = self.spikes[-1], self._level  # type: ignore[misc]
         recent = self.losses[-self.envelope :]
         spike["ratio"] = max(spike["ratio"], recent[-1] / normal) if normal > 0 else spike["ratio"]
-        back = len(recent) == self.envelope and max(recent) <= self.rise * normal if normal > 0 else max(recent) <= normal
+        back = (
+            len(recent) == self.envelope and max(recent) <= self.rise * normal if normal > 0 else max(recent) <= normal
+        )
         if back:
             spike["recovered"], self.losses, self._level = number - spike["step"], recent, None
             return {"recovered": spike["recovered"]}
@@ -439,7 +455,9 @@ class _StabilizedStepper:
         with untouched(self.model):
             loss = loss_closures(self.model, work.objective, work.batch)["loss"]
             diagonal = adam_preconditioner(moments, steps, self.stage.then.betas)
-            curvature = gradient_curvature(_restricted(State(self.model, losses={"loss": loss}), parameters), parameters, diagonal)
+            curvature = gradient_curvature(
+                _restricted(State(self.model, losses={"loss": loss}), parameters), parameters, diagonal
+            )
         bound = self.stage.safety * 2 / curvature if curvature > 0 else math.inf
         self.cap = min(bound, self.cap * self.stage.release)
 

@@ -1,0 +1,350 @@
+"""What a network does in parameter space: regimes, condensation, sample sizes, spikes, loss jumps, reduction.
+
+sweep         two-layer ReLU networks, f = 1/alpha sum a_k relu(w_k x + b_k): S_w, the slope of log |w(end) - w(0)| / |w(0)|
+              over log m, is -0.51, 0.01, 0.37 for gamma = 0.5, 1, 1.75 (arXiv:2007.07497, figure 3)
+diagram       the same over gamma and gamma': the phase diagram
+condensation  tanh, 50 neurons from N(0, 50^-4), y = sum_k 3.5 sin(5 x_k + 1) in 5 dimensions: 2 orientations first,
+              more later (arXiv:2105.11686)
+samples       tanh networks of width 2 and 20 from 1e-12 fit n samples of tanh(x + 1): the error falls at n = 3, the
+              optimistic sample size, whatever the width (arXiv:2307.08921)
+spikes        Adam on theta^2 / 2: the preconditioned curvature crosses 2 / eta before the loss spikes (arXiv:2506.04805)
+jump          fit u, then switch to the residual of its equation: the error jumps (arXiv:2405.03095); -u'' = f on [0, 1] or
+              Burgers' equation, beside the control that keeps the data loss
+reduction     a network for Burgers' solution without half of its neurons (arXiv:2405.01041)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sciml import Box, Elliptic
+from sciml.networks import Dense, Initialisation, init_rate, tanh
+from sciml.objective import Batch, Block, LeastSquares, least_squares
+from sciml.results import Run
+from sciml.theory import (
+    AdamStability,
+    Condensation,
+    LossSwitch,
+    RegimeSweep,
+    Sine,
+    Spikes,
+    every,
+    jacobian_rank,
+    log_spaced,
+    optimistic_sample_size,
+    reduce,
+)
+from sciml.training import LBFGS, Adam, constant, exponential, fit
+
+from .burgers import cole_hopf, forward
+from .frequency import MeanSquare
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of a run.
+
+    Attributes:
+        case: one of those of the module's first lines.
+        gammas: of the sweep.
+        gamma_primes: of the sweep.
+        widths: of the sweep and of the sample sizes.
+        repeats: initialisations that the sweep averages over.
+        steps: of each training.
+        lr: learning rate.
+        equation: of the jump: "poisson" or "burgers".
+        width: neurons of each hidden layer.
+        nu: viscosity.
+        keep: share of the neurons to keep.
+    """
+
+    case: str = "sweep"
+    gammas: tuple[float, ...] = (0.5, 1.0, 1.75)
+    gamma_primes: tuple[float, ...] = (0.0,)
+    widths: tuple[int, ...] = (250, 500, 1000, 2000, 4000)
+    repeats: int = 3
+    steps: int = 20_000
+    lr: float = 1e-3
+    equation: str = "poisson"
+    width: int = 40
+    nu: float = 0.05
+    keep: float = 0.5
+
+
+VARIANTS = {
+    "paper": Config(),
+    "smoke": Config(widths=(50, 200), repeats=1, steps=500),
+    "diagram": Config(
+        case="diagram",
+        gammas=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
+        gamma_primes=(-0.75, -0.25, 0.0, 0.25, 0.75),
+        widths=(250, 1000, 2000),
+        repeats=1,
+    ),
+    "condensation": Config(case="condensation", width=50, steps=1501),
+    "samples": Config(case="samples", widths=(2, 20), steps=3000, lr=0.1),
+    "spikes": Config(case="spikes", steps=1500, lr=0.15),
+    "jump": Config(case="jump", steps=4000),
+    "jump_burgers": Config(case="jump", equation="burgers", steps=4000),
+    "reduction": Config(case="reduction", steps=1000),
+}
+
+
+def data(x: Tensor, y: Tensor) -> Batch:
+    """Values to fit, weighted equally."""
+    return Batch({"data": Block(x, torch.full((len(x),), 1 / len(x), dtype=x.dtype), given=(y,))})
+
+
+# ---------------------------------------------------------------------------------------------------------------- regimes
+
+
+def sweep(config: Config, run: Run) -> dict[str, Any]:
+    """S_w at every place of the diagram."""
+    x = torch.tensor([[-0.5], [0.0], [0.5]], dtype=torch.float64)
+    y = torch.tensor([-0.5, 0.0, 1.0], dtype=torch.float64)
+    seeds = tuple(range(run.seed, run.seed + config.repeats))
+    places = {"gammas": config.gammas, "gamma_primes": config.gamma_primes, "widths": config.widths}
+    found = RegimeSweep(x, y, **places, seeds=seeds, steps=config.steps, tolerance=1e-2).run()  # type: ignore[arg-type]
+    run.array("distances", found.distances)
+    run.array("slopes", found.slopes)
+    with run.figure("sweep", 9, 4) as figure:
+        found.plot(figure)
+    return {
+        "S_w": {f"gamma={g:g},gamma'={p:g}": float(s) for p, row in zip(config.gamma_primes, found.slopes, strict=True)
+                for g, s in zip(config.gammas, row, strict=True)},
+        "largest_relative_loss": float(found.losses.max()),
+    }  # fmt: skip
+
+
+def condensation(config: Config, run: Run) -> dict[str, Any]:
+    """Effective neurons over the training."""
+    generator = torch.Generator().manual_seed(run.seed)
+    x = torch.rand(80, 5, generator=generator, dtype=torch.float64) * 6 - 4
+    y = (3.5 * torch.sin(5 * x + 1)).sum(1)
+    start = Initialisation(lambda i, o: config.width**-2.0, lambda i, o: config.width**-2.0)
+    network = Dense(5, (config.width,), activation=tanh, initialisation=start, generator=generator)
+    probe = Condensation(schedule=log_spaced(20), layers=["layers.0"])
+    stages = [Adam(config.steps, lr=config.lr, schedule=constant)]
+    fit(network, MeanSquare(), lambda g: data(x, y), stages, [probe], seed=run.seed)
+    steps, counts = probe.series("layers.0")
+    early, late = (steps >= 40) & (steps <= 110), steps > config.steps // 2
+    with run.figure("condensation") as figure:
+        probe.plot(figure=figure)
+    with run.figure("orientations", 5, 4) as figure:
+        probe.similarity(network, figure)
+    run.array("steps", steps)
+    run.array("effective", counts)
+    found = {"early": float(np.median(counts[early])) if early.any() else float(counts[0])}
+    return {**found, "last": float(counts[late][-1]) if late.any() else float(counts[-1])}
+
+
+def samples(config: Config, run: Run) -> dict[str, Any]:
+    """Test error against the number of samples, and the optimistic sample size."""
+    target = lambda x: torch.tanh(x[:, 0] + 1)  # noqa: E731
+    test = torch.linspace(-3, 3, 200, dtype=torch.float64)[:, None]
+    errors: dict[str, list[float]] = {}
+    counts = range(1, 7)
+    for width in config.widths:
+        row = []
+        for n in counts:
+            generator = torch.Generator().manual_seed(1000 * run.seed + n)
+            x = torch.rand(n, 1, generator=generator, dtype=torch.float64) * 4 - 2
+            start = Initialisation(lambda i, o: 1e-12, lambda i, o: 1e-12)
+            network = nobias(Dense(1, (width,), activation=tanh, initialisation=start, generator=generator))
+            stages = [Adam(config.steps, lr=config.lr), LBFGS(200)]
+            fit(network, MeanSquare(), lambda g, x=x: data(x, target(x)), stages, seed=run.seed)  # type: ignore[misc]
+            row.append(float((network(test) - target(test)).detach().square().mean()))
+        errors[f"width {width}"] = row
+    with run.figure("samples") as figure:
+        axes = figure.subplots()
+        for label, row in errors.items():
+            axes.semilogy(list(counts), row, "o-", label=label)
+        axes.axvline(3, color="k", linestyle=":")
+        axes.set(xlabel="samples", ylabel="mean square test error")
+        axes.legend()
+    exact = nobias(Dense(1, (1,), activation=tanh))
+    with torch.no_grad():
+        for p in list(exact.parameters())[:3]:
+            p.fill_(1.0)
+    return {
+        "optimistic_sample_size": optimistic_sample_size(exact, test),
+        "rank": jacobian_rank(exact, test).rank,
+        **{label: {str(n): e for n, e in zip(counts, row, strict=True)} for label, row in errors.items()},
+    }
+
+
+def nobias(network: Dense) -> Dense:
+    """Without the last layer's bias, which the theorem does not have."""
+    bias = network.layers[-1].bias
+    with torch.no_grad():
+        bias.zero_()
+    bias.requires_grad_(False)
+    return network
+
+
+# ----------------------------------------------------------------------------------------------------------------- spikes
+
+
+class Point(nn.Module):
+    """One parameter theta."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.theta * x
+
+
+class HalfSquare:
+    """theta^2 / 2."""
+
+    def terms(self, field: Any, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": field(torch.ones(1, dtype=torch.float64)).square().sum() / 2}
+
+
+def spikes(config: Config, run: Run) -> dict[str, Any]:
+    """Crossing, uncorrected crossing and spike, with beta2 = 0.99 and in the control."""
+    found: dict[str, Any] = {}
+    with run.figure("spikes", 10, 4) as figure:
+        axes = figure.subplots(1, 2)
+        for ax, (name, lr, beta2) in zip(axes, (("spike", config.lr, 0.99), ("control", 0.05, 0.999)), strict=True):
+            betas = 0.9, beta2
+            probes = [AdamStability(lr, betas, schedule=every(4), momentum=m) for m in (True, False)]
+            detector = Spikes(window=100, envelope=20)
+            stages = [Adam(config.steps, lr=lr, betas=betas, schedule=constant)]
+            history = fit(Point(), HalfSquare(), lambda g: Batch({}), stages, [*probes, detector], seed=run.seed)
+            steps, loss = history.series("loss")
+            ax.semilogy(steps, loss, color="0.7", label="loss")
+            row: dict[str, Any] = {}
+            for probe, label in zip(probes, ("corrected", "uncorrected"), strict=True):
+                at, margin = probe.series("margin")
+                row[label] = int(at[margin > 1][0]) if (margin > 1).any() else None
+                ax.semilogy(at, margin, label=f"{label} curvature * eta / 2")
+            late = [s["step"] for s in detector.spikes if row["corrected"] is not None and s["step"] > row["corrected"]]
+            row["spike"] = late[0] if late else None
+            row["lead"] = late[0] - row["corrected"] if late else None
+            ax.axhline(1, color="k", linestyle=":")
+            ax.set(xlabel="step", title=name)
+            ax.legend()
+            found[name] = row
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------------- jump
+
+
+class Switched:
+    """Data until `at` of the stage, then the squared residual (or, as a control, data for good); Adam's state is kept."""
+
+    def __init__(self, residual: LeastSquares | None, at: float) -> None:
+        self.residual, self.at = residual, at
+
+    def terms(self, field: Any, batch: Batch) -> dict[str, Tensor]:
+        blocks: Mapping[str, Block] = batch.blocks
+        if self.residual is None or batch.progress < self.at:
+            return MeanSquare().terms(field, batch)
+        return self.residual.terms(field, Batch({k: b for k, b in blocks.items() if k != "data"}, batch.progress))
+
+
+def jump(config: Config, run: Run) -> dict[str, Any]:
+    """J of data -> residual and of data -> data."""
+    if config.equation == "poisson":
+        exact = lambda x: torch.sin(math.pi * x[:, 0]) + 0.3 * torch.sin(4 * math.pi * x[:, 0])  # noqa: E731
+        problem: Any = Elliptic.manufactured(Box([0], [1]), exact)
+        domain, basis = problem.domain, Sine([0.0], [1.0], 127)
+    elif config.equation == "burgers":
+        evolution = forward(config.nu)
+        exact, problem = cole_hopf(config.nu), evolution.pde()
+        domain, basis = evolution.domain, Sine([0.0, -1.0], [1.0, 1.0], 31)
+    else:
+        raise ValueError(f"equation is {config.equation!r}, but must be poisson or burgers")
+    objective, at, found = least_squares(problem), 0.9, {}
+    curves = []
+    for name, residual in (("residual", objective), ("control", None)):
+        generator = torch.Generator().manual_seed(run.seed)
+        bounds = tuple(side.tolist() for side in domain.bounds)
+        network = Dense(
+            domain.dim, (config.width,) * 2, activation=tanh, generator=generator, box=bounds, normalise=True
+        )  # type: ignore[arg-type]
+        x = domain.interior(64 if domain.dim == 1 else 512, sobol=True)
+        both = {**data(x, exact(x)).blocks, **objective.sample(len(x), 64, generator).blocks}
+        monitor = LossSwitch(exact, basis=basis, window=config.steps // 10, schedule=every(1))
+
+        def mark(step: Any, monitor: LossSwitch = monitor, name: str = name) -> None:
+            if name == "control" and step.number == int(at * config.steps):
+                monitor.switch()
+
+        stages = [Adam(config.steps, lr=config.lr, schedule=exponential(0.05), resample=None)]
+        fit(network, Switched(residual, at), lambda g, b=both: Batch(b), stages, [mark, monitor], seed=run.seed)  # type: ignore[misc]
+        (row,) = monitor.jumps
+        found[name] = {"J_mse": row["J_mse"], "J_rel_l2": row["J_rel_l2"], "low_share": row["low"]}
+        found[name]["mse_at_switch"] = monitor.switches[0]["mse"]
+        curves.append((name, monitor))
+        run.array(f"{name}_before", row["before"])
+        run.array(f"{name}_after", row["after"])
+    with run.figure("jump") as figure:
+        axes = figure.subplots()
+        for name, monitor in curves:
+            steps, mse = monitor.series("mse")
+            axes.semilogy(steps, mse, label=f"data -> {'data' if name == 'control' else 'residual'}")
+        axes.axvline(at * config.steps, color="k", linestyle=":")
+        axes.set(xlabel="step", ylabel="mean square error", title=config.equation)
+        axes.legend()
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- reduction
+
+
+def reduction(config: Config, run: Run) -> dict[str, Any]:
+    """Errors and sizes before and after."""
+    exact, domain = cole_hopf(config.nu), Box([0, -1], [1, 1])
+    generator = torch.Generator().manual_seed(run.seed)
+    x, test = domain.interior(2000, sobol=True), domain.interior(4000, generator)
+    y, reference = exact(x), exact(test)
+    network = Dense(2, (config.width,) * 2, activation=tanh, initialisation=init_rate(0.75), generator=generator)
+
+    def train(model: nn.Module, steps: int) -> None:
+        fit(model, MeanSquare(), lambda g: data(x, y), [LBFGS(steps)], seed=run.seed)
+
+    def error(model: nn.Module) -> float:
+        return float((model(test) - reference).detach().norm() / reference.norm())
+
+    train(network, config.steps)
+    extra = config.steps // 10
+    small = reduce(network, lambda m: train(m, extra), x, threshold=0.99, keep=config.keep, error=error)
+    assert small.errors is not None and small.seconds is not None
+    train(network, 2 * extra)  # what the large network makes of the same extra steps
+    return {
+        "error_of_the_large_network_after_the_same_extra_steps": error(network),
+        "widths": [list(w) for w in small.widths],
+        "share": small.share,
+        "parameters": list(small.parameters),
+        "errors": list(small.errors),
+        "growth": small.errors[1] / small.errors[0] - 1,
+        "seconds": list(small.seconds),
+    }
+
+
+def run(config: Config, run: Run) -> dict[str, Any]:
+    """One case."""
+    cases = {
+        "sweep": sweep,
+        "diagram": sweep,
+        "condensation": condensation,
+        "samples": samples,
+        "spikes": spikes,
+        "jump": jump,
+        "reduction": reduction,
+    }
+    if config.case not in cases:
+        raise ValueError(f"case is {config.case!r}, but must be one of {', '.join(cases)}")
+    return cases[config.case](config, run)

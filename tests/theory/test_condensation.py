@@ -1,0 +1,183 @@
+"""Condensation at tiny initialisation, counting by hand, and reduction against the function it must keep."""
+
+import pytest
+import torch
+from torch import nn
+
+from sciml import theory
+from sciml.activations import relu, sine, tanh
+from sciml.networks import Dense, Mscale
+from sciml.theory.condensation import (
+    Condensation,
+    clusters,
+    effective_neurons,
+    merge_exactly,
+    orientation_similarity,
+    reduce,
+)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def difference(a, b, x=None):
+    x = draw(200, 2, seed=9) if x is None else x
+    with torch.no_grad():
+        u, v = a(x), b(x)
+    return float((u - v).abs().max() / u.abs().max())
+
+
+def test_counting_by_hand():
+    rows = torch.tensor([[1.0, 0.0], [0.99, 0.05], [-1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    assert effective_neurons(rows) == 4
+    assert effective_neurons(rows, signed=False) == 3
+    assert effective_neurons(rows, threshold=0.99999) == 5
+    assert clusters(orientation_similarity(rows))[0] == [0, 1]
+
+
+def test_bias_belongs_to_the_neuron():
+    layer = nn.Linear(1, 2).double()
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.copy_(torch.tensor([1.0, -1.0]))
+    assert effective_neurons(layer) == 2
+
+
+def test_tiny_weights_still_have_orientations():
+    rows = draw(5, 3)
+    assert torch.allclose(orientation_similarity(1e-200 * rows), orientation_similarity(rows))
+    assert effective_neurons(1e-200 * rows[:1].expand(4, 3)) == 1
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """5 inputs, 80 points in (-4, 2)^5, sum_k 3.5 sin(5 x_k + 1), 50 tanh neurons from 50^-2, Adam 1e-3."""
+    x = torch.rand(80, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 6 - 4
+    y = (3.5 * torch.sin(5 * x + 1)).sum(1)
+    net = nn.Sequential(nn.Linear(5, 50), nn.Tanh(), nn.Linear(50, 1)).double()
+    with torch.no_grad():
+        for k, p in enumerate(net.parameters()):
+            p.copy_(50**-2 * draw(*p.shape, seed=k))
+    optimizer, counts = torch.optim.Adam(net.parameters(), lr=1e-3), {}
+    for step in range(1501):
+        if step in (0, 10, 50, 100, 200, 400, 800, 1500):
+            counts[step] = effective_neurons(net[0])
+        optimizer.zero_grad()
+        (net(x)[:, 0] - y).square().mean().backward()
+        optimizer.step()
+    return counts
+
+
+def test_two_clusters_early(tiny):
+    """Two orientations, +w and -w: the multiplicity of tanh at 0 is one (arXiv:2105.11686)."""
+    assert tiny[0] > 20
+    assert tiny[50] == tiny[100] == 2
+
+
+def test_clusters_grow_later(tiny):
+    assert tiny[100] < tiny[400] <= tiny[800] < tiny[1500] and tiny[1500] > 8
+
+
+def test_gaussian_neurons_in_many_dimensions_do_not_condense():
+    assert effective_neurons(draw(60, 20)) == 60
+
+
+def test_as_a_diagnostic():
+    net = Dense(2, (6, 4))
+    net.layers[1].weight.data[:] = net.layers[1].weight.data[:1]
+    net.layers[1].bias.data[:] = net.layers[1].bias.data[:1]
+    probe = Condensation()
+    found = probe.measure(net)
+    assert found["layers.1"] == 1 and found["layers.1.ratio"] == 0.25 and set(found) == {
+        "layers.0", "layers.0.ratio", "layers.1", "layers.1.ratio"
+    }  # fmt: skip
+    probe.record(net)
+    assert probe.plot() is not None and probe.similarity(net, layer="layers.1") is not None
+    with pytest.raises(ValueError, match="layers names 'x'"):
+        Condensation(layers=["x"]).measure(net)
+
+
+def test_stacked_subnetworks_are_read():
+    found = Condensation().measure(Mscale(1, (6, 6), (1, 2)))
+    assert {"weights.0[0]", "weights.0[1]", "weights.1[0]", "weights.1[1]"} <= set(found) and len(found) == 8
+
+
+def test_layers_that_cannot_be_read_are_refused():
+    for bad in (nn.LSTM(2, 2), nn.Conv1d(2, 2, 3), torch.zeros(3), nn.BatchNorm1d(3)):
+        with pytest.raises(ValueError, match="layer"):
+            effective_neurons(bad)
+    with pytest.raises(ValueError, match="non-finite"):
+        effective_neurons(torch.full((2, 2), float("nan")))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        effective_neurons(torch.ones(2, 2), threshold=1.0)
+    with pytest.raises(ValueError, match="neurons can be read"):
+        Condensation().measure(nn.BatchNorm1d(3))
+    with pytest.raises(TypeError, match="parameters"):
+        Condensation().measure(lambda x: x)
+
+
+# ------------------------------------------------------------------------------------------------------------ reduction
+
+
+@pytest.mark.parametrize("activation", [tanh, sine, relu])
+def test_reduction_undoes_splits(activation):
+    net = Dense(2, (6, 5), activation=activation, generator=torch.Generator().manual_seed(4))
+    wide = net
+    for layer, neuron, alpha in ((0, 1, 0.3), (0, 4, 1.7), (1, 0, 0.5), (1, 5, 0.2)):
+        wide = theory.split(wide, layer, neuron, alpha)
+    assert wide.widths == (8, 7)
+    small = reduce(wide, threshold=1 - 1e-12)
+    assert small.widths == ((8, 7), (6, 5)) and small.share == 11 / 15
+    assert difference(net, small.network) < 1e-12
+    assert difference(wide, merge_exactly(wide)) < 1e-12
+    again = Dense.restore(small.network.describe(), small.network.arrays())
+    assert torch.equal(again(draw(4, 2)), small.network(draw(4, 2)))
+
+
+def test_odd_neurons_merge_with_their_mirror_images():
+    net = Dense(2, (4,), activation=tanh)
+    with torch.no_grad():
+        for p in (net.layers[0].weight, net.layers[0].bias):
+            p[3] = -p[1]
+    small = reduce(net, threshold=0.999999)
+    assert small.widths[1] == (3,) and difference(net, small.network) < 1e-12
+
+
+def test_parallel_relu_neurons_of_different_length_merge():
+    net = Dense(2, (4,), activation=relu)
+    with torch.no_grad():
+        for p in (net.layers[0].weight, net.layers[0].bias):
+            p[3] = 2.5 * p[1]
+    assert reduce(net, threshold=0.999999).widths[1] == (3,)
+    assert difference(net, reduce(net, threshold=0.999999).network) < 1e-12
+
+
+def test_dead_and_constant_neurons_go():
+    net, x = Dense(2, (6,)), draw(100, 2)
+    with torch.no_grad():
+        net.layers[1].weight[0, 2] = 0
+        net.layers[0].weight[4] = 0
+    assert reduce(net, threshold=0.999999).widths[1] == (5,)
+    by_values = reduce(net, points=x, threshold=0.999999)
+    assert by_values.widths[1] == (5,) and difference(net, by_values.network, x) < 1e-10
+    assert by_values.seconds is not None
+
+
+def test_refit_and_error_decide():
+    net, x = Dense(2, (10, 10)), draw(100, 2)
+    target = net(x).detach()
+    error = lambda n: float((n(x) - target).detach().norm() / target.norm()) + 0.01  # noqa: E731
+    refitted = []
+    kept = reduce(net, points=x, keep=0.1, error=error)
+    assert kept.share == 1 and "kept, because" in kept.steps[0] and kept.errors == pytest.approx((0.01, 0.01))
+    loose = reduce(net, refit=refitted.append, points=x, keep=0.5, error=error, allowed=1e9)
+    assert loose.widths[1] == (5, 5) and len(refitted) == 2 and loose.parameters[1] < loose.parameters[0]
+
+
+def test_unreadable_networks_and_options_are_refused():
+    with pytest.raises(ValueError, match="no chain"):
+        reduce(nn.LSTM(2, 2))
+    with pytest.raises(ValueError, match="needs points"):
+        reduce(Dense(2, (3,)), keep=0.5)
+    assert merge_exactly(nn.LSTM(2, 2)) is None
