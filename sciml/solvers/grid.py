@@ -24,7 +24,7 @@ from torch import Tensor
 from sciml.domain import Domain
 from sciml.problem import Dirichlet, Elliptic, Periodic, Robin
 
-__all__ = ["CUT", "FACE", "Flux", "Grid", "Links", "link", "open_links"]
+__all__ = ["CUT", "FACE", "NUDGE", "Flux", "Grid", "Links", "link", "open_links"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]

@@ -14,11 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from sciml.domain import Domain, domain_from
-from sciml.solvers.grid import Array, Grid, Index, Links, Mask, open_links, tensor
+from sciml.solvers.grid import NUDGE, Array, Grid, Index, Links, Mask, open_links, tensor
 
 __all__ = ["GridField"]
 
@@ -85,8 +84,9 @@ class GridField:
         stencil = _stencils(grid, np.isfinite(values), open_links(domain, links))
         nodes = _fit_nodes(links, stencil)
         terms = len(_monomials(np.zeros((1, grid.dim))))
-        parts = [_fit(domain, links, values, part) for part in np.array_split(nodes, len(nodes) // 4096 + 1)]
-        return cls(domain, grid, values, stencil, nodes, np.concatenate(parts) if len(nodes) else np.zeros((0, terms)))
+        batches = np.array_split(nodes, len(nodes) // 2048 + 1) if len(nodes) else []
+        parts = [np.zeros((0, terms)), *(_fit(domain, links, values, batch) for batch in batches)]
+        return cls(domain, grid, values, stencil, nodes, np.concatenate(parts))
 
     # ---- storing -----------------------------------------------------------------------------------------------------
 
@@ -196,8 +196,8 @@ class GridField:
     def _visible(self, node: Tensor, s: Tensor) -> Tensor:
         """Whether the segments from inside nodes to points, in units of the spacing, stay in the domain."""
         lower, spacing = tensor(self.grid.lower), tensor(self.grid.spacing)
-        start = tensor(self.grid.inwards((lower + node * spacing).numpy()))
-        return self.domain.crossing(start, lower + s * spacing)[0] > 1 - 1e-4
+        start = node.clamp_min(NUDGE).minimum(torch.tensor(self.grid.cells) - NUDGE)
+        return self.domain.crossing(lower + start * spacing, lower + s * spacing)[0] > 1 - 1e-4
 
     def _nearest(self, s: Tensor) -> Tensor:
         """The nearest visible polynomial (or else the nearest) of points in cells without an inside corner."""
@@ -206,18 +206,15 @@ class GridField:
             raise ValueError(
                 "x has points in a part of the domain that the grid does not resolve; solve with a larger n"
             )
-        near = torch.from_numpy(self._tree.query(s.numpy(), k=np.arange(1, count + 1))[1])
+        nodes = self._fit_index.to(s)
+        near = torch.cat([torch.cdist(part, nodes).topk(count, 1, False)[1] for part in s.split(256)])
         i = torch.arange(len(s)).repeat_interleave(count)
-        seen = self._visible(self._fit_index[near.ravel()].to(s), s[i]).reshape(near.shape)
+        seen = self._visible(nodes[near.ravel()], s[i]).reshape(near.shape)
         return near[torch.arange(len(s)), seen.to(torch.int8).argmax(1)]
 
     @cached_property
     def _fit_index(self) -> Tensor:
         return torch.from_numpy(self.grid.multi(self.fit_nodes.numpy()))
-
-    @cached_property
-    def _tree(self) -> cKDTree:
-        return cKDTree(self._fit_index.numpy())
 
 
 def _ravel(multi: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -289,31 +286,37 @@ def _fit(domain: Domain, links: Links, values: Array, nodes: Index) -> Array:
     start, end = grid.inwards(x), grid.inwards(x + offsets[j] * grid.spacing)
     t = domain.crossing(tensor(start), tensor(end))[0].numpy()
     seen[i, j] = t > 1 - 1e-4
+    i, j = np.nonzero(seen)
+    owner, place, datum = [i], [offsets[j].astype(float)], [values[there[i, j]]]
     # where the links of the nodes that are seen are cut, the boundary value is a datum as well
-    row = links.number[there]
-    ends = np.where((row >= 0)[..., None], links.end_value[row], np.nan)
-    places, data = [np.broadcast_to(offsets, (*seen.shape, d)).astype(float)], [np.where(seen, values[there], np.nan)]
+    row = links.number[there[i, j]]
     for direction in range(2 * d):
         axis, high = divmod(direction, 2)
-        place = places[0].copy()
-        place[..., axis] += (2 * high - 1) * links.length[row, direction] / grid.spacing[axis]
-        places.append(place)
-        data.append(np.where(seen, ends[..., direction], np.nan))
-    return _least_squares(np.concatenate(places, 1), np.concatenate(data, 1))
+        cut = np.flatnonzero((row >= 0) & np.isfinite(links.end_value[row, direction]))
+        x = offsets[j[cut]].astype(float)
+        x[:, axis] += (2 * high - 1) * links.length[row[cut], direction] / grid.spacing[axis]
+        owner.append(i[cut])
+        place.append(x)
+        datum.append(links.end_value[row[cut], direction])
+    return _least_squares(len(nodes), np.concatenate(owner), np.concatenate(place), np.concatenate(datum))
 
 
-def _least_squares(x: Array, u: Array) -> Array:
-    """Quadratic polynomials through data ``(f, k)`` at ``(f, k, d)``, NaN for none; linear if these are too few."""
-    present = np.isfinite(u)
-    weight = np.where(present, 1 / (0.1 + (x**2).sum(-1)), 0.0)
-    terms = np.stack(_monomials(x), -1)
-    normal = np.einsum("fk,fki,fkj->fij", weight, terms, terms, optimize=True)
-    right = np.einsum("fk,fki,fk->fi", weight, terms, np.where(present, u, 0.0), optimize=True)
-    size = np.linalg.eigvalsh(normal)
-    good = size[:, 0] > 1e-7 * size[:, -1]
-    result = np.zeros(right.shape)
+def _least_squares(count: int, owner: Index, x: Array, u: Array) -> Array:
+    """Polynomials ``(count, P)`` through data u at x ``(k, d)`` of their owners; linear where data are too few."""
+    order = np.argsort(owner, kind="stable")
+    owner, x, u = owner[order], x[order], u[order]
+    amount = np.bincount(owner, minlength=count)
+    place = np.arange(len(owner)) - (np.cumsum(amount) - amount)[owner]
+    terms = np.stack([*_monomials(x), u], 1) / np.sqrt(0.1 + (x**2).sum(1))[:, None]
+    rows = np.zeros((count, amount.max(), terms.shape[1]))
+    rows[owner, place] = terms
+    product = rows.transpose(0, 2, 1) @ rows
+    normal, right, size = product[:, :-1, :-1], product[:, :-1, -1], terms.shape[1] - 1
+    spread = np.linalg.eigvalsh(normal)
+    good = spread[:, 0] > 1e-7 * spread[:, -1]
+    result = np.zeros((count, size))
     result[good] = np.linalg.solve(normal[good], right[good][..., None])[..., 0]
-    few, linear = ~good, x.shape[-1] + 1
+    few, linear = ~good, x.shape[1] + 1
     inverse = np.linalg.pinv(normal[few, :linear, :linear], rcond=1e-7, hermitian=True)
     result[few, :linear] = np.einsum("fij,fj->fi", inverse, right[few, :linear])
     return result
