@@ -16,6 +16,7 @@ from sciml.theory.condensation import Condensation
 from sciml.theory.diagnostic import Diagnostic
 from sciml.theory.frequency import FrequencyProbe
 from sciml.theory.functional import Operator
+from sciml.theory.regimes import RelativeDistance
 from sciml.theory.stability import Spikes
 
 __all__ = ["basis_of", "default_diagnostics", "residual_of"]
@@ -38,7 +39,7 @@ def default_diagnostics(problem: Any) -> list[Diagnostic]:
     stated = problem.pde() if hasattr(problem, "pde") else problem
     exact = getattr(stated, "exact", None)
     probe = FrequencyProbe(basis_of(stated), exact, residual_of(stated), shells=None if stated.domain.dim == 1 else 12)
-    return [probe, Spikes(), Condensation()]
+    return [probe, RelativeDistance(), Spikes(), Condensation()]
 
 
 def basis_of(problem: Any) -> Basis:

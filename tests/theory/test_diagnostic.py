@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sciml import Box, Elliptic, theory
-from sciml.networks import Mscale
+from sciml import Ball, Box, Dirichlet, Elliptic, Evolution, theory
+from sciml.networks import Mscale, relu
 from sciml.objective import LeastSquares, Ritz
 from sciml.results import jsonable
 from sciml.theory import Diagnostic, FrequencyProbe, Snapshots, State, every, log_spaced, replay
@@ -177,3 +177,31 @@ def test_closures_are_the_terms_of_the_objective():
     for name, p in model.named_parameters():
         assert torch.allclose(gradient[name], p.grad, rtol=1e-9, atol=1e-12)
     assert theory.TermBalance().measure(State(model, losses=losses))["ratio"] >= 1
+
+
+def perforated():
+    exact = lambda x: torch.sin(3 * x).prod(1)  # noqa: E731
+    return Elliptic.manufactured(Box([-1, -1], [1, 1]) - Ball([0.3, 0.3], 0.3), exact)
+
+
+def burgers():
+    start = lambda x: -torch.sin(torch.pi * x[:, 0])  # noqa: E731
+    return Evolution(Box([-1], [1]), lambda x, u: 0.1 * u.xx - u * u.x, start, conditions=[Dirichlet(0.0)])
+
+
+@pytest.mark.parametrize("problem", [lambda: PROBLEM, perforated, burgers])
+def test_default_diagnostics_fit_every_problem(problem):
+    problem = problem()
+    callbacks = theory.default_diagnostics(problem)
+    stated = problem.pde() if hasattr(problem, "pde") else problem
+    network = Mscale(stated.domain.dim, [8, 8], [1, 2], generator=torch.Generator().manual_seed(0)).double()
+    objective = LeastSquares(stated, 10.0)
+    history = fit(network, objective, lambda g: objective.sample(50, 20, g), [Adam(4)], callbacks)
+    probe = callbacks[0]
+    names = {k.split(".")[0] for r in history.records for k in r} - {"step", "seconds"}
+    assert {"frequency", callbacks[1].name, "effective_neurons"} <= names
+    last = probe.records[-1]
+    assert np.isfinite(last["frequency.residual"]).all()
+    assert ("frequency.error" in last) == (stated.exact is not None)
+    kinked = Mscale(stated.domain.dim, [8, 8], [1], activation=relu).double()
+    assert np.isnan(probe.measure(kinked)["residual"]).all()  # its second derivatives miss the kinks
