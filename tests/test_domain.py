@@ -264,6 +264,31 @@ def test_overlapping_bodies() -> None:
     assert pipe.area == pytest.approx(6 * PI - PI / 4 + PI / 2, rel=1e-3)
 
 
+@pytest.mark.parametrize(("dim", "trials"), [(2, 25), (3, 3)])
+def test_boxes_with_common_faces_against_counted_cells(dim: int, trials: int) -> None:
+    """Boxes on integer coordinates share faces, edges and corners all the time; cells of the grid can be counted."""
+    rng = np.random.default_rng(5)
+    cell = torch.cartesian_prod(*[torch.arange(-1, 5)] * dim).double() + 0.5
+
+    def box() -> Box:
+        low = rng.integers(0, 4, dim)
+        return Box(low.tolist(), rng.integers(low + 1, 5).tolist())
+
+    for _ in range(trials):
+        domain: Domain = box()
+        for sign in rng.choice(list("-|&"), 4):
+            try:
+                domain = {"-": domain.__sub__, "|": domain.__or__, "&": domain.__and__}[sign](box())
+            except ValueError:  # cuts nothing or everything
+                continue
+        full = domain.contains(cell).reshape([6] * dim)
+        faces = sum(int((full.narrow(i, 1, 5) != full.narrow(i, 0, 5)).sum()) for i in range(dim))
+        assert domain.volume == pytest.approx(int(full.sum()), rel=1e-12)
+        assert domain.area == pytest.approx(faces, rel=1e-12)
+        points, normals, _ = domain.boundary(100, seeded(1))
+        assert (domain.level(points - 1e-6 * normals) > 0).all() and (domain.level(points + 1e-6 * normals) < 0).all()
+
+
 def test_beads_against_a_count_of_random_points() -> None:
     domain, centers, radii = beads()
     x = np.random.default_rng(0).uniform(-0.7, 0.7, (200_000, 3))

@@ -141,7 +141,11 @@ class Domain(ABC):
         return self.arrangement.level(self.points(x))
 
     def contains(self, x: Tensor) -> Tensor:
-        """Bool (n,): whether points (n, d) belong to the closed domain, up to a relative 1e-12."""
+        """Bool (n,): whether points (n, d) belong to the closed domain, up to a relative 1e-12.
+
+        Where a hole shares a face with the domain it is cut from, points of that face still count (their level is 0);
+        they are not part of `boundary` and have no area.
+        """
         return self.level(x) >= -TOLERANCE * self.size
 
     def factor(self, x: Tensor) -> Tensor:
