@@ -127,7 +127,7 @@ class FiniteElement:
             seconds=time.perf_counter() - begun,
             status=status,
             error_estimate=error,
-            cost={"unknowns": len(form.free), "cells": len(mesh.cells)},
+            cost={"unknowns": len(form.free), "cells": len(mesh.cells), "flattened": mesh.flattened},
         )
 
     def _estimate(self, problem: Elliptic, field: MeshField) -> float:

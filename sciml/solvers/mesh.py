@@ -10,18 +10,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sciml.domain import Ball, Box, Difference, Domain, Ellipsoid, Intersection, Polygon, Union
 from sciml.solvers.lagrange import Array, Cell, Integers
 
-__all__ = ["Mesh", "build"]
+__all__ = ["Mesh", "build", "edge_points", "jacobians", "project"]
 
 CURVATURE = 8  # least number of cells around a full circle, however coarse the mesh is elsewhere
+REACHES = (0.3, 0.1, 0.03, 0.6)  # how far the boundary is looked for on both sides of a point, in widths of its cell
+ON = 1e-10  # relative to the domain: a point so near to the boundary need not be moved
+OVERLAP = 0.03  # least ratio of the volume elements |det J| inside one cell
 SAME = 1e-6  # relative size below which two faces of a grid are one
 
 
@@ -35,6 +39,8 @@ class Mesh:
         cells: ``(E, nodes per cell)`` indices into `nodes`.
         facets: ``(F, 2)`` cell and side of each boundary facet.
         labels: ``(F,)`` which piece of the domain's boundary (index into `Domain.labels`) a facet belongs to.
+        feet: ``(N, d)`` the same as `nodes`, but where a node of a flattened cell is off the boundary, the point on it.
+        flattened: number of cells on whose curved sides nodes were moved to the chords because they overlapped.
     """
 
     cell: Cell
@@ -42,6 +48,8 @@ class Mesh:
     cells: Integers
     facets: Integers
     labels: Integers
+    feet: Array
+    flattened: int = 0
 
     @property
     def size(self) -> float:
@@ -113,7 +121,7 @@ def _grid(box: Box, h: float, degree: int, interfaces: Sequence[Domain]) -> Mesh
         where = np.flatnonzero(index[:, axis] == (0 if low_side else counts[axis] - 1))
         facets.append(np.stack([where, np.full_like(where, side)], 1))
         labels.append(np.full_like(where, 2 * axis + 1 - low_side))
-    return Mesh(cell, nodes, cells.astype(np.int64), np.concatenate(facets), np.concatenate(labels))
+    return Mesh(cell, nodes, cells.astype(np.int64), np.concatenate(facets), np.concatenate(labels), nodes)
 
 
 # ---- gmsh ------------------------------------------------------------------------------------------------------------
@@ -152,23 +160,36 @@ def _fitted(domain: Domain, h: float, degree: int, interfaces: Sequence[Domain])
         gmsh.model.occ.synchronize()
         options = {
             "Mesh.MeshSizeMax": h,
-            "Mesh.MeshSizeFromCurvature": CURVATURE,
+            "Mesh.MeshSizeFromCurvature": CURVATURE if min(domain.dim, degree) <= 2 else 1.5 * CURVATURE,
             "Mesh.Algorithm": 6,
             "Mesh.Algorithm3D": 1,
             "Mesh.MaxNumThreads1D": 1,
             "Mesh.MaxNumThreads2D": 1,
             "Mesh.MaxNumThreads3D": 1,
             "Mesh.RandomSeed": 1,
+            "Mesh.HighOrderThresholdMin": 2 * OVERLAP,
+            "Mesh.HighOrderNumLayers": 2,
+            "Mesh.HighOrderPassMax": 5,
         }
         for name, value in options.items():
             gmsh.option.setNumber(name, value)
         gmsh.model.mesh.generate(domain.dim)
         gmsh.model.mesh.setOrder(degree)
-        tags, places, _ = gmsh.model.mesh.getNodes()
-        kinds, _, connections = gmsh.model.mesh.getElements(domain.dim)
-        if len(kinds) != 1:
-            raise ValueError(f"domain is {domain!r}, but gmsh found nothing in it to mesh with simplices")
-        per_cell, local = gmsh.model.mesh.getElementProperties(kinds[0])[3:5]
+        cell, nodes, cells = _read(gmsh, domain)
+        # in 3-D above degree two gmsh's optimiser may take minutes; `_flatten` is left to it
+        if min(domain.dim, degree) <= 2 and _overlapping(cell, nodes, cells).any():
+            gmsh.model.mesh.optimize("HighOrder")
+            cell, nodes, cells = _read(gmsh, domain)
+    return _on_boundary(domain, cell, nodes, cells)
+
+
+def _read(gmsh: Any, domain: Domain) -> tuple[Cell, Array, Integers]:
+    """Reference cell, nodes and cells of gmsh's mesh, in our order of the nodes of a cell."""
+    tags, places, _ = gmsh.model.mesh.getNodes()
+    kinds, _, connections = gmsh.model.mesh.getElements(domain.dim)
+    if len(kinds) != 1:
+        raise ValueError(f"domain is {domain!r}, but gmsh found nothing in it to mesh")
+    _, _, degree, per_cell, local, _ = gmsh.model.mesh.getElementProperties(kinds[0])
     cell = Cell(domain.dim, degree, simplex=True)
     # gmsh counts the nodes of a cell from its corners inwards, we count in the order of the lattice
     lattice = np.rint(np.reshape(local, (per_cell, -1))[:, : domain.dim] * degree).astype(np.int64)
@@ -176,7 +197,7 @@ def _fitted(domain: Domain, h: float, degree: int, interfaces: Sequence[Domain])
     used, cells = np.unique(np.reshape(connections[0], (-1, per_cell))[:, order], return_inverse=True)
     rank = np.argsort(tags)
     nodes = np.reshape(places, (-1, 3))[rank[np.searchsorted(tags, used, sorter=rank)], : domain.dim]
-    return _on_boundary(domain, cell, nodes, cells.reshape(-1, per_cell).astype(np.int64))
+    return cell, nodes, cells.reshape(-1, per_cell).astype(np.int64)
 
 
 def _shape(gmsh: Any, domain: Domain) -> list[tuple[int, int]]:
@@ -225,15 +246,59 @@ def _on_boundary(domain: Domain, cell: Cell, nodes: Array, cells: Integers) -> M
     facets = _outer(cell, cells)
     labels = np.empty(len(facets), dtype=np.int64)
     nodes = nodes.copy()
-    centers = nodes[cells[:, cell.corners]].mean(1)
     for side in range(len(cell.slopes)):
         mine = np.flatnonzero(facets[:, 1] == side)
-        owner, local = facets[mine, 0], cell.on_side(side)
-        moved, _ = project(domain, centers[owner], nodes[cells[owner][:, local]])
-        nodes[cells[owner][:, local]] = moved
-        middle = cell.values(torch.from_numpy(cell.lattice[local].mean(0) / cell.degree)).numpy()
-        labels[mine] = project(domain, centers[owner], (middle @ nodes[cells[owner]])[:, None])[1][:, 0]
-    return Mesh(cell, nodes, cells, facets, labels)
+        owner, local = cells[facets[mine, 0]], cell.on_side(side)
+        at = torch.from_numpy(cell.lattice[local] / cell.degree)
+        nodes[owner[:, local]] = project(domain, edge_points(cell, nodes[owner], side, at))[0].numpy()
+        middle = edge_points(cell, nodes[owner], side, at.mean(0, keepdim=True))
+        labels[mine] = project(domain, middle)[1][:, 0].numpy()
+    if cell.dim == 2 and cell.degree > 2:
+        nodes = _blend(cell, nodes, cells)
+    feet = nodes
+    nodes, flattened = _flatten(cell, nodes, cells)
+    return Mesh(cell, nodes, cells, facets, labels, feet, flattened)
+
+
+def _blend(cell: Cell, nodes: Array, cells: Integers) -> Array:
+    """Place the inner nodes of triangles so that the map of a cell is as smooth as its curved edges.
+
+    With the deviation d(s) of an edge (i, j) from its chord, the map is the affine one plus the sum over the edges of
+    l_i l_j q((1 + l_j - l_i) / 2), q(s) = d(s) / (s (1 - s)), l being barycentric coordinates. Its derivatives of order m
+    are O(h^m), without which the last half order of convergence is lost: gmsh's inner nodes do not have that.
+    """
+    x, s = cell.lattice / cell.degree, np.arange(1, cell.degree) / cell.degree
+    bary = np.column_stack([1 - x.sum(1), x])
+    inner = np.flatnonzero(bary.min(1) > 0)
+    change = np.zeros((len(inner), len(x)))
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        on = np.flatnonzero((bary[:, 3 - i - j] == 0) & (bary[:, i] > 0) & (bary[:, j] > 0))
+        on = on[np.argsort(bary[on, j])]
+        q = np.linalg.solve(np.vander(s), np.diag(1 / (s * (1 - s))))  # its powers, from the values of d
+        at = 0.5 + 0.5 * (bary[inner, j] - bary[inner, i])
+        change[:, on] += (bary[inner, i] * bary[inner, j])[:, None] * (np.vander(at, len(s)) @ q)
+    affine = Cell(2, 1, simplex=True).values(torch.from_numpy(x)).numpy() @ nodes[cells[:, cell.corners]]
+    moved = nodes.copy()
+    moved[cells[:, inner]] = affine[:, inner] + change @ (nodes[cells] - affine)
+    return moved
+
+
+def _overlapping(cell: Cell, nodes: Array, cells: Integers) -> NDArray[np.bool_]:
+    """Which cells ``(E,)`` are so strongly curved against their size that they overlap themselves, or nearly so."""
+    at = torch.from_numpy(cell.lattice / cell.degree)
+    volumes = torch.linalg.det(jacobians(cell, torch.from_numpy(nodes[cells]), at)).numpy()
+    volumes = volumes * np.sign(volumes.mean(1, keepdims=True))
+    return volumes.min(1) < OVERLAP * volumes.max(1)
+
+
+def _flatten(cell: Cell, nodes: Array, cells: Integers) -> tuple[Array, int]:
+    """Replace curved sides by chords where cells still overlap."""
+    chord = Cell(cell.dim, 1, cell.simplex).values(torch.from_numpy(cell.lattice / cell.degree)).numpy()
+    flat = np.zeros(len(cells), dtype=bool)
+    while (bad := _overlapping(cell, nodes, cells) & ~flat).any():
+        nodes, flat = nodes.copy(), flat | bad
+        nodes[cells[bad]] = chord @ nodes[cells[bad][:, cell.corners]]
+    return nodes, int(flat.sum())
 
 
 def _outer(cell: Cell, cells: Integers) -> Integers:
@@ -252,22 +317,56 @@ def jacobians(cell: Cell, corners: Tensor, at: Tensor) -> Tensor:
     return (cell.gradients(at).mT @ corners[:, None]).mT
 
 
-def project(domain: Domain, inside: Array, x: Array) -> tuple[Array, Integers]:
-    """Move points of boundary facets onto the exact boundary, seen from the middle of their cells.
+class Edge(NamedTuple):
+    """Points on one side of e cells, q on each.
 
-    Args:
-        domain: whose boundary.
-        inside: ``(e, d)`` points inside, one for each cell.
-        x: ``(e, q, d)`` points near the boundary.
+    Attributes:
+        points: ``(e, q, d)``.
+        inward: ``(2, e, q, d)`` two directions to the inside: the chord's normal, as long as the cell is wide, and
+            that to its middle.
+        stretch: ``(e, q)`` ratio of the measures of the side and the reference side.
+    """
+
+    points: Tensor
+    inward: Tensor
+    stretch: Tensor
+
+
+def edge_points(cell: Cell, nodes: Array, side: int, at: Tensor) -> Edge:
+    """Evaluate a side of the cells with nodes ``(e, b, d)`` at reference points ``(q, d)`` on it."""
+    corners = torch.from_numpy(nodes)
+    points, jacobian = cell.values(at) @ corners, jacobians(cell, corners, at)
+    length = torch.linalg.vector_norm(torch.linalg.inv(jacobian).mT @ cell.slopes[side], dim=-1)
+    vertices = corners[:, cell.corners]
+    middle = vertices.mean(1, keepdim=True)
+    width = torch.linalg.vector_norm(vertices - middle, dim=-1).amax(1)[:, None, None]
+    straight = torch.linalg.inv(jacobians(Cell(cell.dim, 1, cell.simplex), vertices, at)).mT @ cell.slopes[side]
+    normals = torch.nn.functional.normalize(straight, dim=-1)
+    inward = torch.stack([normals * width, middle - points])
+    return Edge(points, inward, torch.linalg.det(jacobian).abs() * length)
+
+
+def project(domain: Domain, edge: Edge) -> tuple[Tensor, Tensor]:
+    """Move points near the boundary onto it, along the first of the given directions that meets it, and only just.
 
     Returns:
-        The moved points and the pieces ``(e, q)`` of the boundary on which they are.
+        The points ``(e, q, d)`` and the pieces ``(e, q)`` of the boundary they are on; -1 for a point that was on it.
     """
-    start = torch.from_numpy(np.broadcast_to(inside[:, None], x.shape).reshape(-1, domain.dim).copy())
-    step = 2 * (torch.from_numpy(x.reshape(-1, domain.dim)) - start)
-    t, label = domain.crossing(start, start + step)
-    if not bool(t.isfinite().all()):
-        bad = [round(c, 6) for c in x.reshape(-1, domain.dim)[~t.isfinite().numpy()][0].tolist()]
-        raise ValueError(f"n is too small for the mesh to follow the boundary near {bad}; give a larger one")
-    moved = (start + t[:, None] * step).reshape(x.shape)
-    return moved.numpy(), label.reshape(x.shape[:2]).numpy()
+    points = edge.points.flatten(0, 1)
+    moved, label = points.clone(), torch.full((len(points),), -1)
+    best = torch.full((len(points),), torch.inf, dtype=torch.float64)
+    for direction in edge.inward.flatten(1, 2):
+        rows = best.isinf().nonzero()[:, 0]
+        for reach in REACHES:
+            step = reach * direction[rows]
+            start = points[rows] + step
+            t, found = domain.crossing(start, points[rows] - step)
+            distance = torch.where(domain.contains(start), reach * (2 * t - 1).abs(), torch.inf)
+            better = distance < best[rows]
+            to = rows[better]
+            best[to], label[to], moved[to] = distance[better], found[better], (start - 2 * t[:, None] * step)[better]
+    lost = best.isinf() & (domain.level(points).abs() > ON * domain.size)
+    if bool(lost.any()):
+        bad = [round(c, 6) for c in points[lost][0].tolist()]
+        raise ValueError(f"n is too small for a mesh that follows the boundary near {bad}; give a larger one")
+    return moved.reshape(edge.points.shape), label.reshape(edge.points.shape[:2])

@@ -1,8 +1,8 @@
 """A finite-element function as a Field: found on the cell of a point, exact on curved cells, differentiable in x.
 
-A point belongs to the cell whose inverse map gives it non-negative barycentric coordinates; cells are tried in the order
-of their centres' distance. A point between the boundary and the edge of the mesh, a chord for degree one, is in no cell;
-the cell that it misses least speaks for it.
+A point belongs to the cell whose inverse map gives it non-negative barycentric coordinates; cells are tried in the
+order of their centres' distance. A point between the boundary and the edge of the mesh (a chord for degree one) is in
+no cell; the one that it misses least speaks for it.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class MeshField:
 
     @cached_property
     def _affine(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The affine map through corners of each cell: image of 0, inverse Jacobian; and whether it is the whole map."""
+        """The affine map through corners of each cell: image of 0, inverse Jacobian; and whether that is all."""
         k, d = self.cell.degree, self.cell.dim
         unit = torch.cat([torch.zeros(1, d), torch.eye(d)]).long() * k
         lattice = torch.from_numpy(self.cell.lattice)
@@ -153,7 +153,7 @@ class MeshField:
         corners = self.nodes[self.cells]
         offset = corners[:, first[0]]
         jacobian = (corners[:, first[1:]] - offset[:, None]).mT
-        flat = offset[:, None] + (lattice / k).to(torch.float64) @ jacobian.mT
+        flat = offset[:, None] + (lattice.to(torch.float64) / k) @ jacobian.mT
         scale = jacobian.abs().amax((1, 2))
         straight = (flat - corners).abs().amax((1, 2)) < 1e-12 * scale
         return offset, torch.linalg.inv(jacobian), straight

@@ -1,8 +1,8 @@
 """The weak form of an `Elliptic` problem on a mesh: matrix, load and energy, and Newton's method on them.
 
-With the shape functions phi_i, the matrices int a grad phi_i . grad phi_j + c phi_i phi_j dx of a block of cells are one
-batched product of the gradients at the quadrature points: ten times faster than a sum over pairs (i, j), of which a cell
-of degree four has 625. Boundary terms take their data at points that are moved onto the exact boundary.
+With shape functions phi_i, the matrices int a grad phi_i . grad phi_j + c phi_i phi_j dx of a block of cells are one
+batched product of the gradients at the quadrature points: ten times faster than a sum over pairs (i, j), of which a
+cell of degree four has 625. Boundary terms take their data at points that are moved onto the exact boundary.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sciml.problem import Dirichlet, Elliptic, Neumann, Periodic, Robin
 from sciml.solvers.lagrange import Array, Integers
-from sciml.solvers.mesh import Mesh, jacobians, project
+from sciml.solvers.mesh import Mesh, edge_points, jacobians, project
 from sciml.training import History
 
 __all__ = ["WeakForm", "newton"]
@@ -112,7 +112,7 @@ class WeakForm:
 
     def _dirichlet(self) -> tuple[Integers, Array]:
         nodes, labels = self.mesh.edge
-        points = torch.from_numpy(self.mesh.nodes[nodes])
+        points = torch.from_numpy(self.mesh.feet[nodes])
         values: dict[int, float] = {}
         with torch.no_grad():
             for condition, mask in self.problem.partition(points, torch.from_numpy(labels)):
@@ -131,21 +131,18 @@ class WeakForm:
             mine = mesh.facets[:, 1] == side
             at, w = mesh.cell.side_rule(side, self.order)
             cells = mesh.cells[mesh.facets[mine, 0]]
-            corners, shapes = torch.from_numpy(mesh.nodes[cells]), mesh.cell.values(at)
-            jacobian = jacobians(mesh.cell, corners, at)
-            normals = torch.linalg.inv(jacobian).mT @ mesh.cell.slopes[side]
-            ds = torch.linalg.det(jacobian).abs() * torch.linalg.vector_norm(normals, dim=-1) * w
-            middle = corners[:, mesh.cell.corners].mean(1).numpy()
-            points, _ = project(self.problem.domain, middle, (shapes @ corners).numpy())
-            k, q = (part * ds for part in self._boundary_data(points, mesh.labels[mine]))
+            edge = edge_points(mesh.cell, mesh.nodes[cells], side, at)
+            points, _ = project(self.problem.domain, edge)
+            k, q = (part * edge.stretch * w for part in self._boundary_data(points, mesh.labels[mine]))
+            shapes = mesh.cell.values(at)
             matrix = matrix + self._sum(self.number[cells], _masses(shapes, k))
             load = load + self._add(self.number[cells], q @ shapes)
         return matrix, load
 
-    def _boundary_data(self, points: Array, labels: Integers) -> tuple[Tensor, Tensor]:
+    def _boundary_data(self, points: Tensor, labels: Integers) -> tuple[Tensor, Tensor]:
         """Factor of u and prescribed flux at boundary points ``(e, q, d)``, zero where neither is prescribed."""
         shape = points.shape[:2]
-        x, label = torch.from_numpy(points).flatten(0, 1), torch.from_numpy(labels).repeat_interleave(shape[1])
+        x, label = points.flatten(0, 1), torch.from_numpy(labels).repeat_interleave(shape[1])
         k, q = (torch.zeros(len(x), dtype=torch.float64) for _ in range(2))
         with torch.no_grad():
             for condition, mask in self.problem.partition(x, label):
