@@ -17,7 +17,7 @@ from sciml.theory.diagnostic import Diagnostic
 from sciml.theory.frequency import FrequencyProbe
 from sciml.theory.functional import Operator
 from sciml.theory.regimes import RelativeDistance
-from sciml.theory.stability import Spikes
+from sciml.theory.spikes import Spikes
 
 __all__ = ["basis_of", "default_diagnostics", "residual_of"]
 
