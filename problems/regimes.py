@@ -1,15 +1,16 @@
 """What a network does in parameter space: regimes, condensation, sample sizes, spikes, loss jumps, reduction.
 
-sweep         two-layer ReLU networks, f = 1/alpha sum a_k relu(w_k x + b_k): S_w, the slope of log |w(end) - w(0)| / |w(0)|
-              over log m, is -0.51, 0.01, 0.37 for gamma = 0.5, 1, 1.75 (arXiv:2007.07497, figure 3)
+sweep         two-layer ReLU networks, f = 1/alpha sum a_k relu(w_k x + b_k): S_w, the slope over log m of
+              log |w(end) - w(0)| / |w(0)|, is -0.51, 0.01, 0.37 for gamma = 0.5, 1, 1.75 (arXiv:2007.07497, figure 3)
 diagram       the same over gamma and gamma': the phase diagram
 condensation  tanh, 50 neurons from N(0, 50^-4), y = sum_k 3.5 sin(5 x_k + 1) in 5 dimensions: 2 orientations first,
               more later (arXiv:2105.11686)
-samples       tanh networks of width 2 and 20 from 1e-12 fit n samples of tanh(x + 1): the error falls at n = 3, the
-              optimistic sample size, whatever the width (arXiv:2307.08921)
-spikes        Adam on theta^2 / 2: the preconditioned curvature crosses 2 / eta before the loss spikes (arXiv:2506.04805)
-jump          fit u, then switch to the residual of its equation: the error jumps (arXiv:2405.03095); -u'' = f on [0, 1] or
-              Burgers' equation, beside the control that keeps the data loss
+samples       tanh networks of width 2 and 20 from 1e-12 fit n samples of tanh(x + 1): the error falls at n = 3,
+              the optimistic sample size, whatever the width (arXiv:2307.08921)
+spikes        Adam on theta^2 / 2: the preconditioned curvature crosses 2 / eta before the loss
+              spikes (arXiv:2506.04805)
+jump          fit u, then switch to the residual of its equation: the error jumps (arXiv:2405.03095); -u'' = f on
+              [0, 1] or Burgers' equation, beside the control that keeps the data loss
 reduction     a network for Burgers' solution without half of its neurons (arXiv:2405.01041)
 """
 
@@ -41,7 +42,7 @@ from sciml.theory import (
     optimistic_sample_size,
     reduce,
 )
-from sciml.training import LBFGS, Adam, constant, exponential, fit
+from sciml.training import LBFGS, Adam, Stage, constant, exponential, fit
 
 from .burgers import cole_hopf, forward
 from .frequency import MeanSquare
@@ -90,7 +91,7 @@ VARIANTS = {
     ),
     "condensation": Config(case="condensation", width=50, steps=1501),
     "samples": Config(case="samples", widths=(2, 20), steps=3000, lr=0.1),
-    "spikes": Config(case="spikes", steps=1500, lr=0.15),
+    "spikes": Config(case="spikes", steps=3000, lr=0.15),
     "jump": Config(case="jump", steps=4000),
     "jump_burgers": Config(case="jump", equation="burgers", steps=4000),
     "reduction": Config(case="reduction", steps=1000),
@@ -102,7 +103,7 @@ def data(x: Tensor, y: Tensor) -> Batch:
     return Batch({"data": Block(x, torch.full((len(x),), 1 / len(x), dtype=x.dtype), given=(y,))})
 
 
-# ---------------------------------------------------------------------------------------------------------------- regimes
+# -------------------------------------------------------------------------------------------------------------- regimes
 
 
 def sweep(config: Config, run: Run) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def sweep(config: Config, run: Run) -> dict[str, Any]:
     y = torch.tensor([-0.5, 0.0, 1.0], dtype=torch.float64)
     seeds = tuple(range(run.seed, run.seed + config.repeats))
     places = {"gammas": config.gammas, "gamma_primes": config.gamma_primes, "widths": config.widths}
-    found = RegimeSweep(x, y, **places, seeds=seeds, steps=config.steps, tolerance=1e-2).run()  # type: ignore[arg-type]
+    found = RegimeSweep(x, y, **places, seeds=seeds, steps=config.steps, tolerance=1e-2).run()
     run.array("distances", found.distances)
     run.array("slopes", found.slopes)
     with run.figure("sweep", 9, 4) as figure:
@@ -158,7 +159,7 @@ def samples(config: Config, run: Run) -> dict[str, Any]:
             x = torch.rand(n, 1, generator=generator, dtype=torch.float64) * 4 - 2
             start = Initialisation(lambda i, o: 1e-12, lambda i, o: 1e-12)
             network = nobias(Dense(1, (width,), activation=tanh, initialisation=start, generator=generator))
-            stages = [Adam(config.steps, lr=config.lr), LBFGS(200)]
+            stages: list[Stage] = [Adam(config.steps, lr=config.lr), LBFGS(200)]
             fit(network, MeanSquare(), lambda g, x=x: data(x, target(x)), stages, seed=run.seed)  # type: ignore[misc]
             row.append(float((network(test) - target(test)).detach().square().mean()))
         errors[f"width {width}"] = row
@@ -182,14 +183,14 @@ def samples(config: Config, run: Run) -> dict[str, Any]:
 
 def nobias(network: Dense) -> Dense:
     """Without the last layer's bias, which the theorem does not have."""
-    bias = network.layers[-1].bias
+    *_, (_, bias) = network.named_parameters()
     with torch.no_grad():
         bias.zero_()
     bias.requires_grad_(False)
     return network
 
 
-# ----------------------------------------------------------------------------------------------------------------- spikes
+# --------------------------------------------------------------------------------------------------------------- spikes
 
 
 class Point(nn.Module):
@@ -217,7 +218,7 @@ def spikes(config: Config, run: Run) -> dict[str, Any]:
         axes = figure.subplots(1, 2)
         for ax, (name, lr, beta2) in zip(axes, (("spike", config.lr, 0.99), ("control", 0.05, 0.999)), strict=True):
             betas = 0.9, beta2
-            probes = [AdamStability(lr, betas, schedule=every(4), momentum=m) for m in (True, False)]
+            probes = [AdamStability(lr, betas, schedule=every(10), momentum=m) for m in (True, False)]
             detector = Spikes(window=100, envelope=20)
             stages = [Adam(config.steps, lr=lr, betas=betas, schedule=constant)]
             history = fit(Point(), HalfSquare(), lambda g: Batch({}), stages, [*probes, detector], seed=run.seed)
@@ -238,11 +239,11 @@ def spikes(config: Config, run: Run) -> dict[str, Any]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------------- jump
+# ----------------------------------------------------------------------------------------------------------------- jump
 
 
 class Switched:
-    """Data until `at` of the stage, then the squared residual (or, as a control, data for good); Adam's state is kept."""
+    """Data until `at` of the stage, then the squared residual (as a control: data for good); Adam's state is kept."""
 
     def __init__(self, residual: LeastSquares | None, at: float) -> None:
         self.residual, self.at = residual, at
@@ -273,17 +274,19 @@ def jump(config: Config, run: Run) -> dict[str, Any]:
         bounds = tuple(side.tolist() for side in domain.bounds)
         network = Dense(
             domain.dim, (config.width,) * 2, activation=tanh, generator=generator, box=bounds, normalise=True
-        )  # type: ignore[arg-type]
+        )
         x = domain.interior(64 if domain.dim == 1 else 512, sobol=True)
         both = {**data(x, exact(x)).blocks, **objective.sample(len(x), 64, generator).blocks}
-        monitor = LossSwitch(exact, basis=basis, window=config.steps // 10, schedule=every(1))
+        due = lambda step: step % 20 == 0 or step > 0.85 * config.steps  # noqa: E731
+        monitor = LossSwitch(exact, basis=basis, window=config.steps // 10, schedule=due)
 
         def mark(step: Any, monitor: LossSwitch = monitor, name: str = name) -> None:
             if name == "control" and step.number == int(at * config.steps):
                 monitor.switch()
 
         stages = [Adam(config.steps, lr=config.lr, schedule=exponential(0.05), resample=None)]
-        fit(network, Switched(residual, at), lambda g, b=both: Batch(b), stages, [mark, monitor], seed=run.seed)  # type: ignore[misc]
+        batch = Batch(both)
+        fit(network, Switched(residual, at), lambda g, b=batch: b, stages, [mark, monitor], seed=run.seed)  # type: ignore[misc]
         (row,) = monitor.jumps
         found[name] = {"J_mse": row["J_mse"], "J_rel_l2": row["J_rel_l2"], "low_share": row["low"]}
         found[name]["mse_at_switch"] = monitor.switches[0]["mse"]
@@ -301,7 +304,7 @@ def jump(config: Config, run: Run) -> dict[str, Any]:
     return found
 
 
-# -------------------------------------------------------------------------------------------------------------- reduction
+# ------------------------------------------------------------------------------------------------------------ reduction
 
 
 def reduction(config: Config, run: Run) -> dict[str, Any]:

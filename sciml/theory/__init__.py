@@ -70,9 +70,9 @@ _ROOMS = {
         "dropout_roughness",
         "observation_graph",
     ),
+    "spikes": ("Spikes",),
     "stability": (
         "AdamStability",
-        "Spikes",
         "adam_preconditioner",
         "gradient_curvature",
         "hessian_product",

@@ -83,7 +83,7 @@ def neurons(network: nn.Module) -> dict[str, Tensor]:
             for k, w in enumerate(weights):
                 b = None if k < missing else biases[k - missing]
                 label = f"{name}.weights.{k}" if name else f"weights.{k}"
-                for i, part in enumerate(w if w.ndim == 3 else [w]):
+                for i, part in enumerate(w.unbind(0) if w.ndim == 3 else (w,)):
                     bias = None if b is None else (b[i] if w.ndim == 3 else b)
                     row = part.T if bias is None else torch.cat([part.T, bias[:, None]], 1)
                     found[f"{label}[{i}]" if w.ndim == 3 else label] = rows(row)
@@ -148,7 +148,7 @@ def _activations(module: nn.Module, count: int) -> tuple[Sigma, ...] | None:
     for leaf in leaves:
         if isinstance(leaf, nn.Linear):
             between.append([])
-        elif list(leaf.parameters()) or list(leaf.buffers()) or not between:
+        elif leaf.state_dict() or not between:
             return None
         else:
             between[-1].append(leaf)

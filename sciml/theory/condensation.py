@@ -1,9 +1,9 @@
 """Condensation: how many different neurons a layer really has, and a network without the spare ones.
 
-During training from small weights neurons turn into few common directions (arXiv:2105.11686, arXiv:2007.07497). A neuron is
-its row [w, b]; two are parallel if the cosine of their angle exceeds 0.95. The *effective neurons* of a layer are the
-fewest of its neurons such that each is parallel to one of them (arXiv:2207.05952, definition 1); finding the fewest is
-hard, so a greedy cover, an upper bound, is reported.
+During training from small weights neurons turn into few common directions (arXiv:2105.11686, arXiv:2007.07497). A
+neuron is its row [w, b]; two are parallel if the cosine of their angle exceeds 0.95. The *effective neurons* of a layer
+are the fewest of its neurons such that each is parallel to one of them (arXiv:2207.05952, definition 1); finding the
+fewest is hard, so a greedy cover, an upper bound, is reported.
 
 `reduce` merges what is condensed, layer by layer with fine-tuning in between (arXiv:2405.01041).
 """
@@ -58,7 +58,7 @@ def orientation_similarity(layer: nn.Module | Tensor) -> Tensor:
 
 
 def response_similarity(values: Tensor) -> Tensor:
-    """Correlations ``(m, m)`` between the outputs ``(n, m)`` of neurons at probe points: works for any kind of layer."""
+    """Correlations ``(m, m)`` between the outputs ``(n, m)`` of neurons at probe points, for any kind of layer."""
     return orientation_similarity((values - values.mean(0)).T)
 
 
@@ -203,9 +203,9 @@ def reduce(
 ) -> Reduction:
     """Merge the condensed neurons of a network, layer by layer, with fine-tuning after each (arXiv:2405.01041).
 
-    Without `points`, neurons are merged by their weights: parallel ones of homogeneous activations (relu) exactly, others
-    where their rows nearly coincide (up to sign for odd and even activations). With `points`, neurons are merged whose
-    values there are correlated, and the outgoing weights of those that stay are solved for by least squares.
+    Without `points`, neurons are merged by their weights: parallel ones of homogeneous activations (relu) exactly,
+    others where their rows nearly coincide (up to sign for odd and even activations). With `points`, neurons are merged
+    whose values there are correlated, and the outgoing weights of those that stay are solved for by least squares.
 
     Args:
         network: left as it is; its chains of linear layers are reduced in a copy.
@@ -253,7 +253,7 @@ def reduce(
 
 
 def merge_exactly(network: nn.Module) -> nn.Module | None:
-    """A copy with the parallel and dead neurons merged, the same function to rounding; None where nothing is readable."""
+    """A copy with parallel and dead neurons merged, the same function to rounding; None where no chain is read."""
     twin = copied(network)
     try:
         found = chains(twin)

@@ -1,10 +1,10 @@
 """The embedding principle: wider and deeper networks that are the same function.
 
-Splitting neuron j into two with the same row and outgoing weights alpha a_j and (1 - alpha) a_j, or adding a neuron with
-outgoing weight 0, leaves output and criticality of the parameters unchanged for every loss (arXiv:2105.14573,
-arXiv:2111.15527); the numbers of negative, zero and positive eigenvalues of the loss's Hessian never decrease, so a local
-minimum can become a strict saddle: room to go on. A layer can be inserted that works in the linear part of its activation
-(arXiv:2205.13283). `grow` uses this during training: a network gets wider without losing its solution.
+Splitting neuron j into two with the same row and outgoing weights alpha a_j and (1 - alpha) a_j, or adding a neuron
+with outgoing weight 0, leaves output and criticality of the parameters unchanged for every loss (arXiv:2105.14573,
+arXiv:2111.15527); the numbers of negative, zero and positive eigenvalues of the loss's Hessian never decrease, so a
+local minimum can become a strict saddle: room to go on. A layer can be inserted that works in the linear part of its
+activation (arXiv:2205.13283). `grow` uses this during training: a network gets wider without losing its solution.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def deepen(network: nn.Module, at: int = 0, slope: float = 1e-5, chain: int = 0)
     """The chain with one more hidden layer of the same width behind hidden layer `at` (arXiv:2205.13283).
 
     The new layer maps h to sigma(c + slope h), c a place where sigma is straightest, and the layer behind undoes it to
-    first order: the output changes by O(slope^2) where sigma''(c) = 0 (tanh, sine: c = 0), by O(slope) elsewhere, and not
-    at all for relu, whose identity on h >= 0 is exact.
+    first order: the output changes by O(slope^2) where sigma''(c) = 0 (tanh, sine: c = 0), by O(slope) elsewhere, and
+    not at all for relu, whose identity on h >= 0 is exact.
 
     Args:
         network: left as it is.

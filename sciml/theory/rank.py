@@ -1,10 +1,10 @@
 """How many directions of function space a network spans at its parameters, and how many data decide them.
 
-The *model rank* at theta is r = dim span {d f(.; theta) / d theta_i}, the rank of the Jacobian J (values x parameters) at
-enough points (arXiv:2211.11623). The smallest rank over all parameters that give the same function is its *optimistic sample
-size* (arXiv:2307.08921): fewer data cannot decide it by gradient training; with that many it is possible in the best case.
-For a two-layer tanh network that uses k distinct neurons of d inputs with bias the rank is k (d + 2), whatever its width; for
-a d x d matrix factorisation of rank r it is 2 r d - r^2.
+The *model rank* at theta is r = dim span {d f(.; theta) / d theta_i}, the rank of the Jacobian J (values x parameters)
+at enough points (arXiv:2211.11623). The smallest rank over all parameters that give the same function is its
+*optimistic sample size* (arXiv:2307.08921): fewer data cannot decide it by gradient training; with that many it is
+possible in the best case. For a two-layer tanh network that uses k distinct neurons of d inputs with bias the rank is k
+(d + 2), whatever its width; for a d x d matrix factorisation of rank r it is 2 r d - r^2.
 
 All of it needs float64: in float32 the Jacobian's noise, about 1e-6 of its largest singular value, counts as rank.
 """
@@ -117,7 +117,7 @@ def jacobian_rank(
             )
         return _decide(torch.linalg.svdvals(parameter_jacobian(network, points)), tolerance, count)
     parameters = parameters_of(network)
-    value, pull = torch.func.vjp(lambda p: at(network, p)(points).reshape(-1), parameters)
+    value, pull, *_ = torch.func.vjp(lambda p: at(network, p)(points).reshape(-1), parameters)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     mixes = torch.randn(min(sketch, len(value)), len(value), dtype=torch.float64, generator=generator)
     rows = torch.stack([flatten(pull(mix)[0]) for mix in mixes.to(value.device) / len(value) ** 0.5])

@@ -6,8 +6,8 @@ For f = 1 / alpha sum_k a_k sigma(w_k . x), a ~ N(0, beta1^2), w ~ N(0, beta2^2 
 
 in the limit m -> infinity (arXiv:2007.07497). Training is linear (parameters hardly move, RD -> 0) for gamma < 1 or
 gamma' > gamma - 1, condensed (RD -> infinity) for gamma > 1 and gamma' < gamma - 1, critical in between, where
-RD = |theta_w(end) - theta_w(0)| / |theta_w(0)|. S_w, the slope of log RD over log m, tells them apart by experiment. Deeper
-networks have one pair of coordinates per two consecutive layers (arXiv:2205.12101), which is heuristic.
+RD = |theta_w(end) - theta_w(0)| / |theta_w(0)|. S_w, the slope of log RD over log m, tells them apart by experiment.
+Deeper networks have one pair of coordinates per two consecutive layers (arXiv:2205.12101), which is heuristic.
 
 The one knob is ``init_rate`` of `sciml.networks`: standard deviation fan_in^-gamma.
 """
@@ -56,7 +56,7 @@ class Coordinates(NamedTuple):
 
     @property
     def regime(self) -> str:
-        """ "linear", "condensed" or "critical" (to 1e-9)."""
+        """One of "linear", "condensed" or "critical" (to 1e-9)."""
         distance = max(1.0, 1.0 + self.gamma_prime) - self.gamma  # the critical line is gamma = 1, or gamma' + 1
         return "critical" if abs(distance) < 1e-9 else "linear" if distance > 0 else "condensed"
 
@@ -121,9 +121,9 @@ class LayerCoordinates:
 def initial_regime(network: nn.Module) -> list[LayerCoordinates]:
     """Gamma and gamma' of any network's weights as they are now, per two consecutive layers.
 
-    At width m the constants in the deviations shift gamma by about 1 / log m, so judge trends over widths, or `Scaling`,
-    rather than one number; with more than two layers the coordinates are heuristic. A factor 1 / alpha that a network
-    applies in its forward method is not seen.
+    At width m the constants in the deviations shift gamma by about 1 / log m, so judge trends over widths, or
+    `Scaling`, rather than one number; with more than two layers the coordinates are heuristic. A factor 1 / alpha that
+    a network applies in its forward method is not seen.
 
     Raises:
         ValueError: if there are no two consecutive layers of linear neurons, or a layer is constant.
@@ -150,7 +150,7 @@ def initial_regime(network: nn.Module) -> list[LayerCoordinates]:
 
 
 def _follows(a: tuple[str, Tensor], b: tuple[str, Tensor], stacked: bool) -> bool:
-    """Whether b is the layer after a: the next of the same subnetwork with as many inputs (and a bias) as a has rows."""
+    """Whether b is the layer after a: the next of the same subnetwork, with as many inputs as a has rows."""
     if stacked:
         head, _, part = a[0].partition("[")
         other, _, other_part = b[0].partition("[")
@@ -205,7 +205,7 @@ class RelativeDistance(_SinceStart):
 
     def observe(self, state: State) -> Record:
         """Distances by layer."""
-        now, groups = self._from(state), {}
+        now, groups = self._from(state), dict[str, tuple[float, float]]()
         assert self.start is not None
         for name, first in self.start.items():
             layer = name.rpartition(".")[0] or name
@@ -217,10 +217,10 @@ class RelativeDistance(_SinceStart):
 
 
 class Linearisation(_SinceStart):
-    """How far the network is from its linearisation in the parameters at the start: |u - u_lin| / |u| at points.
+    """How far the network is from its linearisation at the starting parameters: |u - u_lin| / |u| at points.
 
-    u_lin(x) = u(x; theta_0) + d u / d theta (x; theta_0) (theta - theta_0), by one forward-mode product. Small during all
-    of training: the kernel predicts it.
+    u_lin(x) = u(x; theta_0) + d u / d theta (x; theta_0) (theta - theta_0), by one forward-mode product. Small during
+    all of training: the kernel predicts it.
 
     Args:
         points: ``(n, d)``.
@@ -240,14 +240,14 @@ class Linearisation(_SinceStart):
         assert self.start is not None
         x = self.points.to(next(iter(now.values())))
         step = {k: now[k] - self.start[k] for k in now}
-        value, along = torch.func.jvp(lambda p: at(state.module, p)(x), (self.start,), (step,))
+        value, along, *_ = torch.func.jvp(lambda p: at(state.module, p)(x), (self.start,), (step,))
         with torch.no_grad():
             u = state.module(x)
         size = float(u.norm())
         return {"error": float((u - value - along).norm()) / size if size > 0 else math.inf}
 
 
-# ----------------------------------------------------------------------------------------------------------------- sweep
+# ---------------------------------------------------------------------------------------------------------------- sweep
 
 
 class TwoLayer(nn.Module):
@@ -333,11 +333,11 @@ class PhaseDiagram:
 
 @dataclass(frozen=True)
 class RegimeSweep:
-    """Measures S_w: trains two-layer networks of several widths to the same relative loss by gradient descent.
+    """Measures S_w: trains two-layer networks of several widths to one relative loss by gradient descent.
 
-    The learning rate is the whole difficulty, because curvature scales with alpha and changes by orders of magnitude as a
-    condensed network leaves its small start. Here each step takes what is stable: a share of n / |J|^2, the curvature of
-    the Gauss-Newton part, and of alpha / (|r| |x|), that of the rest.
+    The learning rate is the whole difficulty, because curvature scales with alpha and changes by orders of magnitude as
+    a condensed network leaves its small start. Here each step takes what is stable: a share of n / |J|^2, the curvature
+    of the Gauss-Newton part, and of alpha / (|r| |x|), that of the rest.
 
     Attributes:
         points: ``(n, d)``, few.
@@ -381,8 +381,8 @@ class RegimeSweep:
             losses[j, i, k] = max(loss for _, loss in ends)
         logs = np.log(np.asarray(self.widths, float))
         slopes = np.array([[np.polyfit(logs, np.log(d), 1)[0] for d in row] for row in distances])
-        arrays = (np.asarray(v, float) for v in (self.gammas, self.gamma_primes, self.widths))
-        return PhaseDiagram(*arrays, distances, slopes, losses)
+        gammas, primes, widths = (np.asarray(v, float) for v in (self.gammas, self.gamma_primes, self.widths))
+        return PhaseDiagram(gammas, primes, widths, distances, slopes, losses)
 
     def train(self, width: int, gamma: float, gamma_prime: float, seed: int) -> tuple[float, float]:
         """One training: (RD of the inner layer, final loss relative to that of the zero function)."""

@@ -37,8 +37,8 @@ __all__ = [
 class ASI(nn.Module):
     """Anti-symmetrical initialisation: ``(g(x; theta) - g(x; theta')) / sqrt 2`` with theta' = theta at the start.
 
-    The output starts at exactly zero; the tangent kernel is that of g (arXiv:1905.07777). A random start that is not zero
-    is an error which a wide network never forgets.
+    The output starts at exactly zero; the tangent kernel is that of g (arXiv:1905.07777). A random start that is not
+    zero is an error which a wide network never forgets.
 
     Args:
         network: the g; copied twice, itself left alone.
@@ -148,13 +148,13 @@ class LossSwitch(Diagnostic):
 
     Records "mse" at every step, and after a switch "jump" = mse / mse just before it. `jumps` gives for each switch
     J = max over the `window` steps after it, in the mean square (``J_mse``) and in the relative L2 norm
-    (``J_rel_l2`` = sqrt J_mse; never mix the two), and the share of the error below the median wavenumber.
+    (``J_rel_l2`` = sqrt J_mse; never mix the two), and the share of the error in the lowest tenth of the wavenumbers.
 
     Args:
         reference: the solution, or a trusted one.
-        points: ``(n, d)`` where errors are measured; None takes those of the basis.
+        points: ``(n, d)`` where errors are measured, where there is no basis.
         window: steps after a switch that count.
-        basis: for the error's spectrum before and after.
+        basis: brings the points, and gives the error's spectrum before and after.
         component: of a vector field.
         schedule: None measures at every step, which costs one evaluation at the points.
     """
@@ -171,25 +171,25 @@ class LossSwitch(Diagnostic):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(every(1) if schedule is None else schedule)
-        if points is None and basis is None:
-            raise ValueError("points is None and basis is None, but errors are measured at the points of one of them")
-        self.points = basis.points if points is None else points  # type: ignore[union-attr]
+        where = points if basis is None else basis.points
+        if where is None or (points is not None and basis is not None):
+            raise ValueError("LossSwitch needs points or a basis, which brings its own, and not both")
+        self.points = where
         self.window, self.basis, self.component = window, basis, component
         self.values = sample(reference, self.points, component)
-        self._reference = reference
         self.switches: list[dict[str, Any]] = []
         self._terms: tuple[str, ...] | None = None
-        self._last: tuple[float, Any] | None = None
+        self._gap: Tensor | None = None  # the error of the latest measurement
         self._since: int = 0
 
     def switch(self) -> None:
         """Say that the loss changes now (where its terms keep their names, or as a control)."""
-        if self._last is None:
+        if self._gap is None:
             raise ValueError(
                 "nothing was measured before the switch; run LossSwitch as a callback of the first training too"
             )
-        mse, spectrum = self._last
-        self.switches.append({"mse": mse, "largest": mse, "before": spectrum, "after": spectrum})
+        mse = float(self._gap.square().mean())
+        self.switches.append({"mse": mse, "largest": mse, "before": self._gap, "after": self._gap})
         self._since = 0
 
     def __call__(self, step: Any) -> Record | None:
@@ -200,27 +200,20 @@ class LossSwitch(Diagnostic):
         self._terms = terms
         measured = super().__call__(step)
         if measured is not None:
-            self._note(measured[f"{self.name}.mse"], step.model)
+            self._note(measured[f"{self.name}.mse"])
         return measured
 
     def observe(self, state: State) -> Record:
         """Mean square error; its ratio to that before the switch."""
-        mse = float((sample(state.model, self.points, self.component) - self.values).square().mean())
+        self._gap = sample(state.model, self.points, self.component) - self.values
+        mse = float(self._gap.square().mean())
         return {"mse": mse, **({"jump": mse / self.switches[-1]["mse"]} if self.switches else {})}
 
-    def _note(self, mse: float, model: Any) -> None:
+    def _note(self, mse: float) -> None:
         self._since += 1
         now = self.switches[-1] if self.switches else None
         if now is not None and self._since <= self.window and mse > now["largest"]:
-            now["largest"], now["after"] = mse, self._spectrum(model)
-        self._last = mse, self._spectrum(model)
-
-    def _spectrum(self, model: Any) -> Any:
-        if self.basis is None:
-            return None
-        x = self.basis.points
-        gap = sample(model, x, self.component) - sample(self._reference, x, self.component)
-        return np.abs(self.basis.analyse(gap.numpy()))
+            now["largest"], now["after"] = mse, self._gap
 
     @property
     def jumps(self) -> list[dict[str, Any]]:
@@ -232,8 +225,9 @@ class LossSwitch(Diagnostic):
             if self.basis is not None:
                 k = np.linalg.norm(self.basis.wavenumbers, axis=1)
                 low = k <= np.quantile(k, 0.1)
-                share = [float((s[w][low] ** 2).sum() / (s[w] ** 2).sum()) for w in ("before", "after")]
-                row |= {"before": s["before"], "after": s["after"], "low": share}
+                before, after = (np.abs(self.basis.analyse(s[w].numpy())) for w in ("before", "after"))
+                share = [float((c[low] ** 2).sum() / (c**2).sum()) for c in (before, after)]
+                row |= {"before": before, "after": after, "low": share}
             found.append(row)
         return found
 

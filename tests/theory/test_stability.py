@@ -11,7 +11,8 @@ from sciml import theory
 from sciml.networks import Dense
 from sciml.theory.diagnostic import State, every
 from sciml.theory.functional import at, parameters_of
-from sciml.theory.stability import AdamStability, Spikes, gradient_curvature, largest_eigenvalue
+from sciml.theory.spikes import Spikes
+from sciml.theory.stability import AdamStability, gradient_curvature, largest_eigenvalue
 from sciml.training import Adam, constant, fit
 
 
