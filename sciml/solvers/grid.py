@@ -318,18 +318,20 @@ class _Tracer:
         t, label = (part.numpy() for part in self.problem.domain.crossing(tensor(start), tensor(end)))
         hit = np.isfinite(t)
         point = start + np.where(hit, t, 0.0)[:, None] * (end - start)
-        length = np.where(hit, np.abs(point[:, axis] - x[:, axis]), h)
+        point[~hit] = self.grid.points(there[~hit])
+        inner = (self.number[there] >= 0) & (there >= 0)
+        known = np.isfinite(self.known[there]) & (there >= 0)
+        lost = ~hit & ~inner & ~known
+        point[lost], label[lost] = self.beside(start[lost], self.grid.points(there[lost]))
+        length = np.where(hit | lost, np.abs(point[:, axis] - x[:, axis]), h)
         whole = length >= h * (1 - 3 * NUDGE)
-        is_open = whole & (self.number[there] >= 0) & (there >= 0)
-        self.neighbour[rows[is_open], direction] = there[is_open]
         self.length[rows, direction] = np.where(whole, h, length)
+        is_open = whole & inner
+        self.neighbour[rows[is_open], direction] = there[is_open]
 
-        at_known = whole & ~is_open & np.isfinite(self.known[there]) & (there >= 0)
+        at_known = whole & known
         value = np.where(at_known, self.known[there], np.nan)
         point[at_known] = self.grid.points(there[at_known])
-        lost = ~is_open & ~at_known & ~hit
-        if lost.any():
-            point[lost], label[lost] = self.beside(start[lost], self.grid.points(there[lost]))
         asked = ~is_open & ~at_known
         value[asked] = self.boundary_value(point[asked], label[asked])
         ends_on_node = asked & whole & (there >= 0)
@@ -344,12 +346,15 @@ class _Tracer:
             rows = np.flatnonzero(label < 0)
             if len(rows) == 0:
                 break
-            end = node[rows] + 1e-4 * np.array(tilt) * self.grid.spacing
+            end = node[rows] + 1e-5 * np.array(tilt) * self.grid.spacing
             t, found = (part.numpy() for part in self.problem.domain.crossing(tensor(start[rows]), tensor(end)))
             hit = np.isfinite(t)
             first = start[rows[hit]]
             point[rows[hit]] = first + t[hit, None] * (end[hit] - first)
             label[rows[hit]] = found[hit]
+        # a link along a tangent reaches the boundary at the node itself, a tilted one well before it
+        touching = np.abs(self.problem.domain.level(tensor(node)).numpy()) < 1e-10 * self.grid.spacing.min()
+        point[touching] = node[touching]
         if (label < 0).any():
             lost = node[label < 0][0].tolist()
             raise ValueError(f"domain.crossing finds no boundary near the point {lost}, which is not inside the domain")

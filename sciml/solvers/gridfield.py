@@ -298,16 +298,19 @@ def _fit(domain: Domain, links: Links, values: Array, nodes: Index) -> Array:
         owner.append(i[cut])
         place.append(x)
         datum.append(links.end_value[row[cut], direction])
-    return _least_squares(len(nodes), np.concatenate(owner), np.concatenate(place), np.concatenate(datum))
+    centre = values[nodes]
+    datum = [u - centre[k] for u, k in zip(datum, owner, strict=True)]
+    slopes = _least_squares(len(nodes), np.concatenate(owner), np.concatenate(place), np.concatenate(datum))
+    return np.concatenate([centre[:, None], slopes], 1)
 
 
 def _least_squares(count: int, owner: Index, x: Array, u: Array) -> Array:
-    """Polynomials ``(count, P)`` through data u at x ``(k, d)`` of their owners; linear where data are too few."""
+    """Polynomials, 0 at 0, through data u at x ``(k, d)`` of their owners; linear where data are too few."""
     order = np.argsort(owner, kind="stable")
     owner, x, u = owner[order], x[order], u[order]
     amount = np.bincount(owner, minlength=count)
     place = np.arange(len(owner)) - (np.cumsum(amount) - amount)[owner]
-    terms = np.stack([*_monomials(x), u], 1) / np.sqrt(0.1 + (x**2).sum(1))[:, None]
+    terms = np.stack([*_monomials(x)[1:], u], 1) / np.sqrt(0.1 + (x**2).sum(1))[:, None]
     rows = np.zeros((count, amount.max(), terms.shape[1]))
     rows[owner, place] = terms
     product = rows.transpose(0, 2, 1) @ rows
@@ -316,7 +319,7 @@ def _least_squares(count: int, owner: Index, x: Array, u: Array) -> Array:
     good = spread[:, 0] > 1e-7 * spread[:, -1]
     result = np.zeros((count, size))
     result[good] = np.linalg.solve(normal[good], right[good][..., None])[..., 0]
-    few, linear = ~good, x.shape[1] + 1
+    few, linear = ~good, x.shape[1]
     inverse = np.linalg.pinv(normal[few, :linear, :linear], rcond=1e-7, hermitian=True)
     result[few, :linear] = np.einsum("fij,fj->fi", inverse, right[few, :linear])
     return result

@@ -107,6 +107,8 @@ def _means(problem: Elliptic, links: Links, start: Array, axis: int, reach: Arra
     def along(a: Array) -> Array:
         return ((a**order) @ weights) ** (1 / order)
 
+    if len(start) == 0:
+        return np.zeros(0)
     others = [k for k in range(d) if k != axis]
     full = np.abs(reach) >= (1 - 1e-9) * spacing[axis]
     if not others or not full.any():
@@ -128,7 +130,10 @@ def _means(problem: Elliptic, links: Links, start: Array, axis: int, reach: Arra
     result = np.empty(len(start))
     rest = np.ones(len(start), bool)
     rest[averaged] = False
-    result[rest] = along(lines(start[rest], reach[rest]))
+    if rest.any():
+        result[rest] = along(lines(start[rest], reach[rest]))
+    if len(averaged) == 0:
+        return result
     a = lines(face[inside], np.broadcast_to(reach[averaged][:, None], (len(averaged), len(offsets))))
     result[averaged] = np.sqrt((along(a) @ face_weights) * along(np.einsum("mfq,f->mq", a, face_weights)))
     return result
