@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from sciml import Box, Elliptic, FiniteDifference, FiniteElement, MscaleSolver, compare
-from sciml.networks import Activation, relu, s2relu, sine, srelu
+from sciml.networks import Activation, Dense, relu, s2relu, sine, srelu
+from sciml.optimizers import GaussNewton
 from sciml.report import draw_fields, side_by_side
 from sciml.training import Adam
 
@@ -88,7 +89,7 @@ def cosines(*frequencies: int) -> Callable[[Tensor], Tensor]:
     return lambda x: 1 + torch.cos(k.to(x) * x).prod(1)
 
 
-SQUARE, UNIT = ([-1, -1], [1, 1]), ([0, 0], [1, 1])
+SQUARE, UNIT, UNIT5 = ([-1, -1], [1, 1]), ([0, 0], [1, 1]), ([0.0] * 5, [1.0] * 5)
 CASES: dict[str, Callable[[float, float], Elliptic]] = {
     "line": line,
     "E1": lambda p, eps: Elliptic(Box(*SQUARE), 1.0, 0.0),
@@ -120,6 +121,7 @@ class Config:
         steps: of Adam.
         lr: first learning rate.
         interior: points inside per step.
+        newton: steps of energy natural gradient after Adam; feasible for a few thousand parameters.
         cells: of the classical solver; 0 leaves it out.
     """
 
@@ -133,21 +135,24 @@ class Config:
     steps: int = 4000
     lr: float = 3e-3
     interior: int = 512
+    newton: int = 0
     cells: int = 4096
 
 
 SQUARE_NET = {"width": 40, "interior": 2048, "cells": 256}
+LINE = {"width": 16, "steps": 300, "interior": 2048, "newton": 60}
+FINE = {"scales": (1, 4, 16, 64, 128, 256), "width": 16, "steps": 300, "interior": 8192, "newton": 60, "cells": 16384}
 VARIANTS = {
     "smoke": Config(scales=(1, 4), width=8, steps=50, interior=64, cells=128),
     "paper": Config(activation="s2ReLU"),
-    "line_p2": Config(),
-    "line_p3": Config(p=3.0),
-    "line_p4": Config(p=4.0),
-    "line_p5": Config(p=5.0),
-    "line_p8": Config(p=8.0),
-    "line_p2_fine": Config(eps=0.01, scales=(1, 4, 16, 64, 128, 256), interior=4096, cells=16384),
-    "line_p5_fine": Config(p=5.0, eps=0.01, scales=(1, 4, 16, 64, 128, 256), interior=4096, cells=16384),
-    "activations": Config(case="activations", cells=0),
+    "line_p2": Config(**LINE),
+    "line_p3": Config(p=3.0, **LINE),
+    "line_p4": Config(p=4.0, **LINE),
+    "line_p5": Config(p=5.0, **LINE),
+    "line_p8": Config(p=8.0, **LINE),
+    "line_p2_fine": Config(eps=0.01, **FINE),
+    "line_p5_fine": Config(p=5.0, eps=0.01, **FINE),
+    "activations": Config(case="activations", steps=1500, cells=0),
     "references": Config(case="references", cells=390),
     "E1": Config(case="E1", **SQUARE_NET),
     "E2": Config(case="E2", **SQUARE_NET),
@@ -156,7 +161,7 @@ VARIANTS = {
     "E5": Config(case="E5", **SQUARE_NET),
     "E6": Config(case="E6", **SQUARE_NET),
     "cube": Config(case="cube", scales=(1, 2, 4), width=40, interior=2048, cells=48),
-    "five": Config(case="five", scales=(1, 2, 3), width=40, interior=2048, lr=5e-3, cells=0),
+    "five": Config(case="five", scales=(1, 2, 3), width=40, steps=2000, interior=2048, lr=5e-3, cells=0),
 }
 
 
@@ -170,8 +175,10 @@ def network(config: Config, activation: str | None = None) -> MscaleSolver:
         widths=(config.width,) * config.depth,
         activation=ACTIVATIONS[name],
         ritz=True,
-        stages=[Adam(config.steps, lr=config.lr)],
+        stages=[Adam(config.steps, lr=config.lr), *([GaussNewton(config.newton)] if config.newton else [])],
         interior=config.interior,
+        # first-order training ends far above single precision
+        dtype=torch.float64 if config.newton else torch.float32,
     )
 
 
@@ -186,6 +193,15 @@ def run(config: Config, run: Any) -> dict[str, Any]:
         raise ValueError(f"case is {config.case!r}, but must be one of {', '.join(CASES)}, references, activations")
     problem = CASES[config.case](config.p, config.eps)
     solvers = {"MscaleDNN": network(config)}
+    if config.case == "five":
+        solvers["Gauss-Newton, 2 x 32 sines"] = MscaleSolver(
+            network=lambda inputs, outputs, generator: Dense(
+                inputs, (32, 32), outputs, sine, generator=generator, box=UNIT5
+            ),
+            ritz=False,
+            stages=[GaussNewton(40, resample=8)],
+            interior=2500,
+        )
     if config.cells and problem.linear and problem.dim == 2:
         solvers["finite elements P2"] = FiniteElement(config.cells, degree=2)
     elif config.cells:

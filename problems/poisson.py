@@ -150,11 +150,11 @@ class Config:
     mu: float = 7 * PI
     scales: tuple[float, ...] = (1, 2, 4, 8, 16, 32)
     width: int = 50
-    depth: int = 3
-    steps: int = 6000
-    lr: float = 3e-3
-    interior: int = 2000
-    boundary: int = 500
+    depth: int = 2
+    steps: int = 3000
+    lr: float = 2e-3
+    interior: int = 4096
+    boundary: int = 1024
     penalty: float = 1000.0
     plain: bool = True
     plain_steps: int = 0
@@ -162,9 +162,11 @@ class Config:
     elements: int = 0
 
 
-STORED = Config(case="stored", mu=6 * PI, width=30, steps=5000, lr=1e-3, interior=1000, boundary=100, cells=1024)
+STORED = Config(
+    case="stored", mu=6 * PI, width=30, depth=3, steps=5000, lr=1e-3, interior=1000, boundary=100, cells=1024
+)
 VARIANTS = {
-    "demo": Config(steps=1200, interior=1024, boundary=256),
+    "demo": Config(steps=1200, interior=2048, boundary=512),
     "smoke": Config(case="squares1", mu=5, scales=(1, 2, 4), width=10, steps=60, interior=100, boundary=20, cells=64),
     "paper": STORED,
     "stored": STORED,
@@ -192,6 +194,7 @@ def networks(config: Config) -> dict[str, Any]:
         stages=[Adam(config.steps, lr=config.lr)],
         interior=config.interior,
         boundary=config.boundary,
+        dtype=torch.float32,  # first-order training ends far above single precision
     )
     if not config.plain:
         return {"MscaleDNN": mscale}

@@ -45,7 +45,9 @@ def evaluate(name: str, value: Value, x: Tensor, finite: bool = True) -> Tensor:
         return given.to(x.dtype)
     if not bool(given.isfinite().all()):
         bad = x[~given.isfinite()][0].tolist()
-        raise ValueError(f"{name} is not finite at the point {[round(b, 6) for b in bad]}; finite values are needed there")
+        raise ValueError(
+            f"{name} is not finite at the point {[round(b, 6) for b in bad]}; finite values are needed there"
+        )
     return given.to(x.dtype)
 
 

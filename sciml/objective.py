@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +56,9 @@ class Block:
             self.x.to(device=device, dtype=dtype),
             self.weight.to(device=device, dtype=dtype),
             cast(self.normals),
-            type(self.given)(*map(cast, self.given)) if hasattr(self.given, "_fields") else tuple(map(cast, self.given)),
+            type(self.given)(*map(cast, self.given))
+            if hasattr(self.given, "_fields")
+            else tuple(map(cast, self.given)),
             self.condition,
             cast(self.partner),
         )
@@ -106,6 +109,19 @@ def _penalty(penalty: Penalty, name: str, progress: float) -> float:
     return float(penalty(progress)) if callable(penalty) else float(penalty)
 
 
+def _gauss(interval: Box, n: int, generator: torch.Generator | None, order: int = 8) -> tuple[Tensor, Tensor]:
+    """Nodes ``(m, 1)`` and weights of Gauss-Legendre rules on panels, the first and last of them cut by a random shift."""
+    low, high = (float(b) for b in interval.bounds)
+    panels = max(n // order - 1, 1)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    shift = float(torch.rand((), generator=generator, dtype=torch.float64))
+    inner = low + (high - low) / panels * (torch.arange(panels, dtype=torch.float64) + 0.05 + 0.9 * shift)
+    edges = torch.cat([inner.new_tensor([low]), inner, inner.new_tensor([high])])
+    nodes, weights = (torch.as_tensor(a) for a in np.polynomial.legendre.leggauss(order))
+    half = (edges[1:] - edges[:-1])[:, None] / 2
+    return (edges[:-1, None] + half * (1 + nodes)).reshape(-1, 1), (half * weights).reshape(-1)
+
+
 class _Sampled:
     """Shared by both objectives: where the points lie."""
 
@@ -129,12 +145,16 @@ class _Sampled:
             interior: number of interior points.
             boundary: number of boundary points.
             generator: source of randomness; None is a fresh one seeded with 0.
-            sobol: scrambled Sobol points instead of independent ones.
+            sobol: scrambled Sobol points instead of independent ones; on an interval, composite Gauss-Legendre nodes
+                with randomly shifted panels (about `interior` of them), which integrate what they resolve exactly.
             hard: leave out the Dirichlet blocks, which the field satisfies by construction.
         """
         domain = self.problem.domain
-        x = domain.interior(interior, generator, sobol=sobol)
-        weight = torch.full((len(x),), domain.volume / len(x), dtype=x.dtype)
+        if sobol and domain.dim == 1 and isinstance(domain, Box):
+            x, weight = _gauss(domain, interior, generator)
+        else:
+            x = domain.interior(interior, generator, sobol=sobol)
+            weight = torch.full((len(x),), domain.volume / len(x), dtype=x.dtype)
         blocks = {"interior": Block(x, weight, given=self._interior(x))}
         points, normals, labels = domain.boundary(boundary, generator, sobol=sobol)
         share = domain.area / len(points)
@@ -222,7 +242,9 @@ class LeastSquares(_Sampled):
     def __init__(self, problem: Elliptic | PDE | Evolution, penalty: Penalty = 1.0) -> None:
         super().__init__(problem, penalty)
         if isinstance(problem, Elliptic) and problem.interfaces:
-            raise ValueError("least squares cannot see the flux condition at a jump of the diffusion; use Ritz (ritz=True)")
+            raise ValueError(
+                "least squares cannot see the flux condition at a jump of the diffusion; use Ritz (ritz=True)"
+            )
 
     def check(self, field: object) -> None:
         """Refuse a network whose kinks hide part of the residual (they are deltas between the points)."""
@@ -247,7 +269,9 @@ class LeastSquares(_Sampled):
                 else:
                     parts = self.problem.residual(field, block.x, getattr(field, "unknowns", None))
                 vectors["equation"] = torch.cat([p * block.weight.sqrt() for p in parts])
-                weight = _penalty(self.penalty, "equation", batch.progress) if isinstance(self.penalty, Mapping) else 1.0
+                weight = (
+                    _penalty(self.penalty, "equation", batch.progress) if isinstance(self.penalty, Mapping) else 1.0
+                )
                 vectors["equation"] = vectors["equation"] * weight**0.5
             else:
                 gap = self._mismatch(field, block)
@@ -261,7 +285,7 @@ class LeastSquares(_Sampled):
         return {name: v.square().sum() for name, v in self.vectors(field, batch).items()}
 
     def residuals(self, field: Field, batch: Batch) -> Tensor:
-        """r with loss = |r|^2 / 2."""
+        """R with loss = |r|^2 / 2."""
         return 2**0.5 * torch.cat(list(self.vectors(field, batch).values()))
 
     metric_vector = residuals
@@ -275,11 +299,15 @@ class Ritz(_Sampled):
 
     def __init__(self, problem: Elliptic, penalty: Penalty = 1000.0) -> None:
         if not isinstance(problem, Elliptic):
-            raise TypeError(f"ritz needs an Elliptic problem, which has an energy, but was given a {type(problem).__name__}")
+            raise TypeError(
+                f"ritz needs an Elliptic problem, which has an energy, but was given a {type(problem).__name__}"
+            )
         super().__init__(problem, penalty)
         lowest = float(problem.reaction(problem.domain.interior(1024, sobol=True)).min())
         if lowest < 0:
-            raise ValueError(f"reaction is {lowest:.3g} somewhere, but the Ritz energy needs reaction >= 0; use least squares")
+            raise ValueError(
+                f"reaction is {lowest:.3g} somewhere, but the Ritz energy needs reaction >= 0; use least squares"
+            )
 
     def check(self, field: object) -> None:
         """Any continuous network has an energy."""
@@ -309,7 +337,7 @@ class Ritz(_Sampled):
         return terms
 
     def metric_vector(self, field: Field, batch: Batch) -> Tensor:
-        """m with metric J_m^T J_m: the energy's second variation, its weights detached.
+        """M with metric J_m^T J_m: the energy's second variation, its weights detached.
 
         sqrt(w a) |grad u|^((p-2)/2) B grad u with B^T B = I + (p-2) n n^T, n the direction of grad u; sqrt(w c) u; and
         the square roots of the quadratic boundary terms.

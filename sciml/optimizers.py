@@ -167,7 +167,9 @@ class _GaussNewtonStepper:
     def step(self, work: Work) -> None:
         objective, model = work.objective, work.model
         if not isinstance(objective, (LeastSquares, Ritz)):
-            raise TypeError(f"GaussNewton needs a LeastSquares or Ritz objective, but was given {type(objective).__name__}")
+            raise TypeError(
+                f"GaussNewton needs a LeastSquares or Ritz objective, but was given {type(objective).__name__}"
+            )
         loss = float(work.backward())
         m, jacobian, _ = sample_jacobian(objective.metric_vector, model, work.batch)
         trainable = [p for p in model.parameters() if p.requires_grad]
@@ -188,9 +190,14 @@ class _GaussNewtonStepper:
                 bend = solve.again(jacobian.T @ second)
                 turn = float(2 * bend.norm() / delta.norm())
                 delta = delta + 0.5 * bend
-            _assign(model, start + delta)
-            with torch.no_grad():
-                value = float(torch.stack(list(objective.terms(model, work.batch).values())).sum())
+            value = self._value(work, start + delta)
+            while not bent and value < loss:
+                # a degenerate energy like |grad u|^p wants up to p - 1 times Newton's step
+                longer = self._value(work, start + 2 * delta)
+                if not longer < value:
+                    _assign(model, start + delta)
+                    break
+                value, delta = longer, 2 * delta
             # where the correction rivals the step, the quadratic model has ended
             if value < loss and turn < 1.5:
                 gain = (loss - value) / predicted
@@ -200,6 +207,12 @@ class _GaussNewtonStepper:
         else:
             self.reason = "no damping gives a decrease: the limit of this precision and these points"
         _assign(model, start)
+
+    @staticmethod
+    def _value(work: Work, parameters: Tensor) -> float:
+        _assign(work.model, parameters)
+        with torch.no_grad():
+            return float(torch.stack(list(work.objective.terms(work.model, work.batch).values())).sum())
 
     def state(self) -> Any:
         return {"relative": self.relative}

@@ -147,7 +147,6 @@ class _Boundary:
             points: boundary points ``(n, d)``.
             labels: ``(n,)`` index of each point's piece, as `Domain.boundary` gives it.
         """
-
         timed = any(isinstance(c, Initial) for c in self.conditions)
 
         def mask(condition: Condition) -> Tensor:
@@ -266,7 +265,7 @@ class Elliptic(_Boundary):
         return Elliptic(domain, source, exact, diffusion, reaction, p, conditions, exact)
 
     def source(self, x: Tensor) -> Tensor:
-        """f at points, ``(n,)``."""
+        """F at points, ``(n,)``."""
         return evaluate("source", self._source, x)
 
     def diffusion(self, x: Tensor) -> Tensor:
@@ -330,9 +329,7 @@ class Elliptic(_Boundary):
         divergence = c.diffusion * u.laplacian
         if self.p != 2:
             squared = u.gradient.square().sum(-1) + _TINY
-            bend = sum(
-                (1 if i == j else 2) * u.gradient[:, i] * h * u.gradient[:, j] for (i, j), h in u.second.items()
-            )
+            bend = sum((1 if i == j else 2) * u.gradient[:, i] * h * u.gradient[:, j] for (i, j), h in u.second.items())
             divergence = divergence + (self.p - 2) * c.diffusion * bend / squared
         if c.diffusion_gradient is not None:
             divergence = divergence + (c.diffusion_gradient * u.gradient).sum(-1)
@@ -382,7 +379,9 @@ class PDE(_Boundary):
         if not isinstance(domain, Domain):
             raise TypeError(f"domain is {domain!r}, but must be a Domain such as Box([0, 0], [1, 1])")
         if len(coordinates) != domain.dim or len(set(coordinates)) != domain.dim or not coordinates.isalpha():
-            raise ValueError(f"coordinates is {coordinates!r}, but needs {domain.dim} different letters for this domain")
+            raise ValueError(
+                f"coordinates is {coordinates!r}, but needs {domain.dim} different letters for this domain"
+            )
         if not callable(residual):
             raise TypeError(f"residual is {residual!r}, but must be a callable (x, u) -> (n,)")
         self.domain, self.coordinates, self.exact = domain, coordinates, exact
@@ -396,7 +395,9 @@ class PDE(_Boundary):
             self.components = max(self.components, getattr(condition, "component", 0) + 1)
         self._check_conditions((Dirichlet, Neumann, Robin, Periodic, Initial, Data))
         if self.unknowns and not any(isinstance(c, Data) for c in self.conditions):
-            raise ValueError(f"unknowns is {self.unknowns}, but finding them needs a Data condition with measured values")
+            raise ValueError(
+                f"unknowns is {self.unknowns}, but finding them needs a Data condition with measured values"
+            )
 
     def _call(self, x: Tensor, u: Unknown | Unknowns, q: Any) -> tuple[Tensor, ...]:
         result = self._residual(x, u, q) if self.unknowns else self._residual(x, u)
@@ -463,7 +464,7 @@ class Evolution(_Boundary):
         self._pde = PDE(self.domain, self.coordinates, self._space_time, (start, *self.conditions), exact)
 
     def initial(self, x: Tensor) -> Tensor:
-        """u at the initial time at points of space ``(n, d)``."""
+        """U at the initial time at points of space ``(n, d)``."""
         return evaluate("initial", self.initial_value, x)
 
     def _space_time(self, x: Tensor, u: Any) -> Tensor:

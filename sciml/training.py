@@ -289,7 +289,9 @@ class EarlyStopping:
             return
         mean, self.losses = sum(self.losses) / len(self.losses), []
         # energies may be negative: "fallen" is measured against the size of the best value
-        self.since = 0 if mean < self.best - (1 - self.factor) * abs(self.best) or self.best == math.inf else self.since + 1
+        self.since = (
+            0 if mean < self.best - (1 - self.factor) * abs(self.best) or self.best == math.inf else self.since + 1
+        )
         self.best = min(self.best, mean)
         if self.since >= self.patience:
             raise StopTraining(f"the loss has not fallen for {self.patience * self.window} steps")
@@ -487,7 +489,9 @@ class _Run:
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
-            raise ValueError(f"{self.path} is the checkpoint of another network; remove it or use another folder") from error
+            raise ValueError(
+                f"{self.path} is the checkpoint of another network; remove it or use another folder"
+            ) from error
         self.history = History(**state["history"])
         self.stage, self.step, self.total = state["position"]
         self.finished = state["finished"]
@@ -537,7 +541,9 @@ class _progress:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, TextColumn("loss {task.fields[loss]}"), console=Console(stderr=True), transient=True)
+            self.bar = Progress(
+                *columns, TextColumn("loss {task.fields[loss]}"), console=Console(stderr=True), transient=True
+            )
             self.task = self.bar.add_task(label, total=total, loss="-")
 
     def __enter__(self) -> Callable[[int, float], None]:

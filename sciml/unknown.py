@@ -68,7 +68,9 @@ class Unknown:
 
     def __getitem__(self, index: Any) -> Any:
         """A scalar unknown has no components."""
-        raise ValueError(f"u[{index!r}] was asked of a single unknown; write u, or index it in every equation of a system")
+        raise ValueError(
+            f"u[{index!r}] was asked of a single unknown; write u, or index it in every equation of a system"
+        )
 
     def __len__(self) -> int:
         """Number of points."""

@@ -120,4 +120,6 @@ def test_bad_input_is_a_sentence():
 def test_seed_is_the_identity():
     x = points(3)
     t = Taylor.seed(x, 2, ((0, 1),))
-    assert torch.equal(t.first[1], torch.eye(3, dtype=x.dtype)[1].expand(7, 3)) and math.isclose(float(t.second.abs().max()), 0)
+    assert torch.equal(t.first[1], torch.eye(3, dtype=x.dtype)[1].expand(7, 3)) and math.isclose(
+        float(t.second.abs().max()), 0
+    )

@@ -109,7 +109,9 @@ def test_a_finished_checkpoint_is_not_trained_again(tmp_path):
 
 def test_divergence_is_a_sentence_and_keeps_finite_weights():
     model = Tiny()
-    history = fit(model, Fit(lambda x: wave(x) * (1 if len(seen) < 5 else float("nan"))), batches, [Adam(20)], [seen_append])
+    history = fit(
+        model, Fit(lambda x: wave(x) * (1 if len(seen) < 5 else float("nan"))), batches, [Adam(20)], [seen_append]
+    )
     assert history.diverged and "loss became nan at step" in history.status
     assert weights(model).isfinite().all()
     seen.clear()

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from sciml.calculus import Taylor
+from sciml.domain import Ball, Box, Ellipsoid
 from sciml.networks import Activation, Hard, Mscale, parameter_count, sine
 from sciml.objective import Batch, LeastSquares, Penalty, Ritz
 from sciml.optimizers import standard_errors
 from sciml.problem import PDE, Dirichlet, Elliptic, Evolution
-from sciml.domain import Ball, Box, Ellipsoid
 from sciml.solution import Solution
 from sciml.training import Adam, Callback, Stage, fit
 
@@ -79,14 +79,14 @@ class MscaleSolver:
     """
 
     scales: Sequence[float] = (1, 2, 4, 8, 16, 32)
-    widths: Sequence[int] = (50, 50, 50)
+    widths: Sequence[int] = (50, 50)
     activation: Activation = sine
     kind: int = 2
     ritz: bool | None = None
     penalty: Penalty = 1000.0
-    stages: Sequence[Stage] = (Adam(5000),)
-    interior: int = 2000
-    boundary: int = 500
+    stages: Sequence[Stage] = (Adam(3000, lr=2e-3),)
+    interior: int = 2048
+    boundary: int = 512
     hard: bool | None = None
     network: NetworkFactory | None = None
     dtype: torch.dtype = torch.float64
