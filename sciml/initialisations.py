@@ -1,8 +1,8 @@
 """Random starting points of networks, each drawn from an explicit `torch.Generator`.
 
-An `Initialisation` gives the standard deviations of weights and biases of a layer from its fan-in and fan-out. `suited`
-is the default: it looks at the activation, so that a network starts with signals of order one in every layer and with the
-first layer's kinks, bumps or phases spread over the domain.
+An `Initialisation` gives the standard deviations of weights and biases of a layer from its fan-in and fan-out.
+`suited` is the default: it looks at the activation, so that a network starts with signals of order one in every layer
+and with the first layer's kinks, bumps or phases spread over the domain.
 """
 
 from __future__ import annotations

@@ -1,24 +1,26 @@
 """Networks for fields: dense and multi-scale (arXiv:2007.11207), with derivatives in one forward pass.
 
-Every network maps points ``(n, d)`` to ``(n,)``, or ``(n, m)`` for m > 1 outputs, and carries a truncated Taylor expansion
-through its layers (`taylor`; see `sciml.calculus`): value, first derivatives, Laplacian and chosen second derivatives pass
-each linear layer as the rows of one matrix product.
+Every network maps points ``(n, d)`` to ``(n,)``, or ``(n, m)`` for m > 1 outputs, and carries a truncated Taylor
+expansion through its layers (`taylor`; see `sciml.calculus`): value, first derivatives, Laplacian and chosen second
+derivatives pass each linear layer in one matrix product (`sciml.propagation`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sciml.activations import Activate, Activation, Channels, gelu, named, phi, relu, s2relu, sine, srelu, tanh
+from sciml.activations import Activation, gelu, named, phi, relu, s2relu, sine, srelu, tanh
 from sciml.calculus import Taylor, jet
 from sciml.domain import Domain, domain_from
 from sciml.initialisations import Initialisation, glorot, he, init_rate, suited, uniform
+from sciml.propagation import Layer, propagate
 
 __all__ = [
     "Activation",
@@ -42,7 +44,6 @@ __all__ = [
 ]
 
 Bounds = tuple[Sequence[float], Sequence[float]]
-Layer = tuple[Tensor, Tensor, Activation]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -119,16 +120,9 @@ class _Network(nn.Module):
         """
         if t.value.ndim != 2 or t.value.shape[-1] != self.inputs:
             raise ValueError(f"the points have shape {tuple(t.value.shape)}, but must have shape (n, {self.inputs})")
-        x = t.value if self.centre is None else t.value - self.centre
-        hidden, weight, bias = self._layers()
-        if t.first is None:
-            value = _last(_plain(hidden, x, self.shortcut), weight)
-            return Taylor(value + _total(bias))
-        channels = Channels(len(t.first), t.lap is not None, t.pairs if t.second is not None else ())
-        others = [x[None]] + [a for a in (t.lap if t.lap is None else t.lap[None], t.second) if a is not None]
-        packed = _last(_packed(hidden, t.first, others, channels, self.shortcut), weight)
-        first, lap, second = channels.split(packed)
-        return Taylor(packed[0] + _total(bias), first, None if lap is None else lap[0], second, channels.pairs)
+        if self.centre is not None:
+            t = replace(t, value=t.value - self.centre)
+        return propagate(t, *self._layers(), self.shortcut)
 
     def describe(self) -> dict[str, Any]:
         """What `restore` needs beside `arrays`, as JSON.
@@ -172,63 +166,6 @@ def _load(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     if own != given:
         raise ValueError(f"arrays holds {given}, but the described network has {own}")
     network.load_state_dict({k: torch.as_tensor(np.asarray(v)) for k, v in arrays.items()})
-
-
-# --------------------------------------------------------------------------------------------- passage through layers
-
-
-def _plain(hidden: Sequence[Layer], h: Tensor, shortcut: bool) -> Tensor:
-    """Points ``(n, d)`` to the last hidden layer ``(*s, n, w)``."""
-    for k, (weight, bias, activation) in enumerate(hidden):
-        if weight.ndim == 2:
-            z = torch.addmm(bias, h, weight)
-        else:
-            z = torch.baddbmm(bias.unsqueeze(-2), h.expand(len(weight), -1, -1), weight)
-        a = activation(z)
-        h = a + h if shortcut and k and a.shape == h.shape else a
-    return h
-
-
-def _packed(hidden: Sequence[Layer], first: Tensor, others: list[Tensor], channels: Channels, shortcut: bool) -> Tensor:
-    """Rows of the input's expansion to those of the last hidden layer, ``(*s, channels, n, w)``.
-
-    Args:
-        hidden: the layers.
-        first: ``(d, n, m)``. At a seed, or after a linear map, it is the same at all points (a stride of zero along n
-            tells): then it need not be multiplied out before the first activation.
-        others: value ``(1, n, m)``, then the Laplacian ``(1, n, m)`` and the pairs ``(p, n, m)`` where they travel.
-        channels: which rows there are.
-        shortcut: add the previous layer where widths agree.
-    """
-    constant = first.shape[1] == 1 or first.stride(1) == 0
-    rows = others if constant else [others[0], first, *others[1:]]
-    h = rows[0] if len(rows) == 1 else torch.cat(rows)
-    above = int(torch.is_grad_enabled())
-    for k, (weight, bias, activation) in enumerate(hidden):
-        slopes = torch.matmul(first[:, 0], weight) if constant and k == 0 else None
-        z = _multiply(h, weight)
-        a = Activate.apply(z, bias, slopes, activation, channels, above)[0]
-        h = a + h if shortcut and k and a.shape == h.shape else a
-    return h
-
-
-def _multiply(rows: Tensor, weight: Tensor) -> Tensor:
-    """``(*s, c, n, in)`` times ``(*s, in, out)`` as one (batched) matrix product; s may be missing from the rows."""
-    return torch.matmul(rows.flatten(-3, -2), weight).unflatten(-2, rows.shape[-3:-1])
-
-
-def _last(h: Tensor, weight: Tensor) -> Tensor:
-    """The last linear map of ``(*s, n, w)`` or ``(*s, c, n, w)``, summed over subnetworks."""
-    stacked = weight.ndim == 3
-    if h.ndim - stacked == 2:
-        y = torch.matmul(h, weight)
-    else:
-        y = _multiply(h, weight)
-    return y.sum(0) if stacked else y
-
-
-def _total(bias: Tensor) -> Tensor:
-    return bias.sum(0) if bias.ndim == 2 else bias
 
 
 # ------------------------------------------------------------------------------------------------------------ networks
@@ -279,16 +216,19 @@ class Dense(_Network):
             nn.utils.skip_init(nn.Linear, i, o, dtype=dtype)
             for i, o in zip(sizes[:-1], sizes[1:], strict=True)
         )
-        parts = [(layer.weight.detach().T, layer.bias.detach()) for layer in self.layers]
+        parts = [(layer.weight.detach().T, layer.bias.detach()) for layer in self._linears()]
         _initialise(parts, initialisation or suited(activation), generator, self._seen, torch.ones(1, dtype=dtype))
 
+    def _linears(self) -> list[nn.Linear]:
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
     def _layers(self) -> tuple[list[Layer], Tensor, Tensor]:
-        weights = [layer.weight.T for layer in self.layers]
-        biases = [layer.bias for layer in self.layers]
+        weights = [layer.weight.T for layer in self._linears()]
+        biases = [layer.bias for layer in self._linears()]
         if self.stretch is not None:
             weights[0] = self.stretch.unsqueeze(-1) * weights[0]
-        *hidden, last = zip(weights, biases, strict=True)
-        return [(w, b, self.activation) for w, b in hidden], *last
+        hidden = [Layer(w, b, self.activation) for w, b in zip(weights[:-1], biases[:-1], strict=True)]
+        return hidden, weights[-1], biases[-1]
 
 
 class Mscale(_Network):
@@ -298,8 +238,8 @@ class Mscale(_Network):
     * ``kind=1``: one network whose first layer is ``sigma(K * (x W) + b)``; K repeats each scale
       ``width // len(scales)`` times and is filled up with the largest. The bias is not scaled.
 
-    See arXiv:2007.11207 (both kinds) and arXiv:2009.14597 (kind 1 with many scales); the factor alpha_i^d is that of the
-    scaling argument for Fourier transforms.
+    See arXiv:2007.11207 (both kinds) and arXiv:2009.14597 (kind 1 with many scales); the factor alpha_i^d is that of
+    the scaling argument for Fourier transforms.
 
     Args:
         inputs: number of coordinates d.
@@ -329,6 +269,8 @@ class Mscale(_Network):
     """
 
     kind: ClassVar[str] = "mscale"
+    scales: Tensor
+    _group: Tensor | None
 
     def __init__(
         self,
@@ -359,7 +301,7 @@ class Mscale(_Network):
         if kind == 1 and prefactor:
             raise ValueError("prefactor=True needs kind=2: one network has no parts to multiply")
         self.variant, self.prefactor, self.fourier = kind, prefactor, fourier
-        self.trainable_scales = trainable_scales
+        self.trainable_scales, self._starting_scales = trainable_scales, scales
         values = torch.tensor(scales, dtype=dtype)
         if trainable_scales:
             self.scales = nn.Parameter(values.clone())
@@ -382,14 +324,13 @@ class Mscale(_Network):
 
     def _biases(self) -> list[Tensor]:
         """Biases of the layers as they are stored; a Fourier layer has none, so a vector that nobody keeps."""
-        missing = (
-            [] if self.fourier is None else [self.weights[0].new_zeros(*self.weights[0].shape[:-2], self.widths[0])]
+        return (
+            list(self.biases) if self.fourier is None else [torch.zeros_like(self.weights[0][..., 0, :]), *self.biases]
         )
-        return [*missing, *self.biases]
 
     def _layers(self) -> tuple[list[Layer], Tensor, Tensor]:
         weights, biases = list(self.weights), self._biases()
-        scale = self.scales[self._group] if self.variant == 1 else self.scales[:, None, None]
+        scale = self.scales[:, None, None] if self._group is None else self.scales[self._group]
         weights[0] = weights[0] * scale
         if self.stretch is not None:
             weights[0] = self.stretch.unsqueeze(-1) * weights[0]
@@ -402,14 +343,14 @@ class Mscale(_Network):
         if self.prefactor:
             factor = self.scales**self.inputs
             weights[-1], biases[-1] = factor[:, None, None] * weights[-1], factor[:, None] * biases[-1]
-        hidden = list(zip(weights[:-1], biases[:-1], activations, strict=True))
+        hidden = [Layer(*parts) for parts in zip(weights[:-1], biases[:-1], activations, strict=True)]
         return hidden, weights[-1], biases[-1]
 
     def describe(self) -> dict[str, Any]:
         """What `restore` needs beside `arrays`, as JSON."""
         return {
             **super().describe(),
-            "scales": self.scales.tolist(),
+            "scales": self._starting_scales,
             "kind": self.variant,
             "trainable_scales": self.trainable_scales,
             "prefactor": self.prefactor,
@@ -495,15 +436,18 @@ class Hard(nn.Module):
         """What `restore` needs beside `arrays`, as JSON; a `lift` is only mentioned."""
         inner: Any = self.network
         return {
-            "network": {"kind": inner.kind, **{"describe": inner.describe()}},
+            "network": {"kind": inner.kind, "describe": inner.describe()},
             "domain": self.domain.describe(),
             "boundary": self.boundary,
             "lift": self.lift is not None,
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Those of the network."""
-        return self.network.arrays()  # type: ignore[operator]
+        """Those of the network, and values of a lift by which `restore` recognises it."""
+        arrays: dict[str, np.ndarray] = self.network.arrays()  # type: ignore[operator]
+        if self.lift is not None:
+            arrays[_PROBE] = self.lift(self.domain.interior(16)).detach().cpu().numpy()
+        return arrays
 
     @classmethod
     def restore(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], problem: Any = None) -> Self:
