@@ -4,8 +4,9 @@ The exact solution is that of Cole and Hopf: with F(y) = exp(-cos(pi y) / (2 pi 
 
     u(t, x) = -int sin(pi (x - z)) F(x - z) exp(-z^2 / 4 nu t) dz / int F(x - z) exp(-z^2 / 4 nu t) dz.
 
-The variant ``inverse`` finds nu from noisy values of u at random points. How well it can be found is limited by the data:
-at nu = 0.01/pi the shock is so thin that 200 uniform points with 1 % noise hardly touch it (`information_limit`).
+The variant ``inverse`` finds nu from noisy values of u at random points. How well it can be found is limited by the
+data: at nu = 0.01/pi the shock is so thin that 200 uniform points with 1 % noise hardly touch it
+(`information_limit`).
 """
 
 from __future__ import annotations

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from sciml import Ball, Box, Elliptic, FiniteDifference, MscaleSolver, Piecewise
-from sciml.problems.poisson import SEVEN, discs
 from sciml.report import side_by_side
 from sciml.training import Adam
+
+from .poisson import SEVEN, discs
 
 PI = math.pi
 

@@ -4,10 +4,10 @@ A *Field* is any callable that maps points ``(n, d)`` to values ``(n,)`` (scalar
 `jet` gives its value, gradient, Laplacian and second derivatives at a batch of points.
 
 Two roads lead there. A field with a method ``taylor(Taylor) -> Taylor`` (every network of this package) pushes a
-truncated Taylor expansion through its layers: one forward pass with ``1 + d + 1`` channels for the Laplacian, instead of
-``d`` reverse passes over a reverse pass. Everything else goes through `torch.func`, batch-wise, so that callables with
-data-dependent branches work as well. Both roads stay differentiable with respect to the field's parameters, compose with
-`torch.func` transforms, work under `torch.no_grad`, and never ask the caller for ``requires_grad``.
+truncated Taylor expansion through its layers: one forward pass with ``1 + d + 1`` channels for the Laplacian, instead
+of ``d`` reverse passes over a reverse pass. Everything else goes through `torch.func`, batch-wise, so that callables
+with data-dependent branches work as well. Both roads stay differentiable with respect to the field's parameters,
+compose with `torch.func` transforms, work under `torch.no_grad`, and never ask the caller for ``requires_grad``.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _from_callable(field: Field, x: Tensor, order: int, pairs: Pairs | None) -> 
         return Jet(value, gradient)
     rows: dict[int, Tensor] = {}
     for i in sorted({i for i, _ in pairs} if pairs is not None else set(range(d))):
-        rows[i] = stack([gradient_of(lambda y, g=g, i=i: g(y)[:, i])(x) for g in gradients])
+        rows[i] = stack([gradient_of(_column(g, i))(x) for g in gradients])
     if pairs is None:
         return Jet(value, gradient, torch.stack([rows[i][..., i] for i in range(d)]).sum(0))
     second = {(i, j): rows[i][..., j] for i, j in pairs}
@@ -214,12 +214,15 @@ def partial(field: Field, x: Tensor, indices: Sequence[int]) -> Tensor:
     return function(x)
 
 
+def _column(function: Field, i: int) -> Field:
+    return lambda y: function(y)[:, i]
+
+
 def _derivative(function: Field, i: int) -> Field:
     def derived(y: Tensor) -> Tensor:
         shape = torch.func.vjp(function, y)[0].shape
         if len(shape) == 1:
             return torch.func.grad(lambda z: function(z).sum())(y)[:, i]
-        parts = [torch.func.grad(lambda z, k=k: function(z)[:, k].sum())(y)[:, i] for k in range(shape[1])]
-        return torch.stack(parts, 1)
+        return torch.stack([_derivative(_column(function, k), i)(y) for k in range(shape[1])], 1)
 
     return derived

@@ -1,7 +1,7 @@
 """What is prescribed at the edge of a domain or inside it: boundary, initial, periodic conditions and data.
 
-A condition says what is known and where (``on``: the label of a boundary piece, a predicate ``x -> (n,) bool``, or None for
-everything that no earlier condition has taken). How strongly a solver enforces it is the solver's business.
+A condition says what is known and where (``on``: the label of a boundary piece, a predicate ``x -> (n,) bool``, or None
+for everything that no earlier condition has taken). How strongly a solver enforces it is the solver's business.
 """
 
 from __future__ import annotations
@@ -19,21 +19,27 @@ Where = str | Callable[[Tensor], Tensor] | None
 __all__ = ["Condition", "Data", "Dirichlet", "Initial", "Neumann", "Periodic", "Robin", "Value", "Where", "evaluate"]
 
 
-def evaluate(name: str, value: Value, x: Tensor, finite: bool = True) -> Tensor:
+def evaluate(name: str, value: Value, x: Tensor) -> Tensor:
     """Values of a number or callable at points ``x (n, d)``, checked: shape ``(n,)`` and finite.
 
-    Args:
-        name: what the value is called in the error message.
-        value: a number, or a callable of the points.
-        x: points ``(n, d)``.
-        finite: whether to look for NaN and infinity (not possible inside `torch.func.vmap`).
-
     Raises:
-        ValueError: for another shape, NaN or infinity; the message names a point.
+        ValueError: for another shape, NaN or infinity; the message calls the value `name` and names a point.
     """
     if isinstance(value, (int, float)):
         return torch.full((len(x),), float(value), dtype=x.dtype, device=x.device)
-    given = value(x)
+    given = check_values(name, value(x), x)
+    if not bool(given.isfinite().all()):
+        bad = [round(b, 6) for b in x[~given.isfinite()][0].tolist()]
+        raise ValueError(f"{name} is not finite at the point {bad}; finite values are needed there")
+    return given
+
+
+def check_values(name: str, given: Any, x: Tensor) -> Tensor:
+    """What a callable gave at points ``x (n, d)``, as a tensor ``(n,)``; a number stands for all points.
+
+    Raises:
+        ValueError: for another shape.
+    """
     if not isinstance(given, Tensor):
         given = torch.as_tensor(given, dtype=x.dtype, device=x.device)
     if given.ndim == 0:
@@ -41,13 +47,6 @@ def evaluate(name: str, value: Value, x: Tensor, finite: bool = True) -> Tensor:
     if tuple(given.shape) != (len(x),):
         shapes = f"{tuple(given.shape)} at points of shape {tuple(x.shape)}"
         raise ValueError(f"{name} gave shape {shapes}, but must give one value per point, ({len(x)},)")
-    if not finite:
-        return given.to(x.dtype)
-    if not bool(given.isfinite().all()):
-        bad = x[~given.isfinite()][0].tolist()
-        raise ValueError(
-            f"{name} is not finite at the point {[round(b, 6) for b in bad]}; finite values are needed there"
-        )
     return given.to(x.dtype)
 
 

@@ -1,7 +1,7 @@
 """How an equation becomes numbers to minimise.
 
-`ritz` integrates the energy of an `Elliptic`; `least_squares` the squared residual of any problem. Both measure with real
-volumes and areas (a term is an estimate of an integral, not a mean), so that a penalty keeps its meaning across domains.
+`ritz` integrates the energy of an `Elliptic`; `least_squares` the squared residual of any problem. Both measure with
+real volumes and areas (a term estimates an integral, not a mean), so that a penalty keeps its meaning across domains.
 One definition serves every optimiser: ``terms`` are what is logged and summed, ``residuals`` the vector r with
 loss = |r|^2 / 2, ``metric_vector`` the vector m whose Jacobian gives the metric of a natural-gradient method.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Block:
     x: Tensor
     weight: Tensor
     normals: Tensor | None = None
-    given: tuple[Tensor | None, ...] = ()
+    given: tuple[Any, ...] = ()
     condition: Condition | None = None
     partner: Tensor | None = None
 
@@ -56,12 +56,15 @@ class Block:
             self.x.to(device=device, dtype=dtype),
             self.weight.to(device=device, dtype=dtype),
             cast(self.normals),
-            type(self.given)(*map(cast, self.given))
-            if hasattr(self.given, "_fields")
-            else tuple(map(cast, self.given)),
+            rebuilt(self.given, [cast(t) for t in self.given]),
             self.condition,
             cast(self.partner),
         )
+
+
+def rebuilt(like: tuple[Any, ...], members: list[Any]) -> tuple[Any, ...]:
+    """A tuple, or named tuple, of the same class with other members."""
+    return type(like)(*members) if hasattr(like, "_fields") else tuple(members)
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def _penalty(penalty: Penalty, name: str, progress: float) -> float:
 
 
 def _gauss(interval: Box, n: int, generator: torch.Generator | None, order: int = 8) -> tuple[Tensor, Tensor]:
-    """Nodes ``(m, 1)`` and weights of Gauss-Legendre rules on panels, the first and last of them cut by a random shift."""
+    """Nodes ``(m, 1)`` and weights of Gauss-Legendre rules on panels; a random shift cuts the first and last."""
     low, high = (float(b) for b in interval.bounds)
     panels = max(n // order - 1, 1)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -173,10 +176,10 @@ class _Sampled:
                 blocks[self._name(condition, blocks)] = block
         return Batch(blocks)
 
-    def _interior(self, x: Tensor) -> tuple[Tensor | None, ...]:
+    def _interior(self, x: Tensor) -> tuple[Any, ...]:
         return ()
 
-    def _given(self, condition: Condition, x: Tensor) -> tuple[Tensor | None, ...]:
+    def _given(self, condition: Condition, x: Tensor) -> tuple[Any, ...]:
         if isinstance(condition, Periodic):
             return ()
         value = condition.at(x)  # type: ignore[attr-defined]
@@ -256,7 +259,7 @@ class LeastSquares(_Sampled):
                 f"C^{order - 1}: use sine, tanh, phi, s2relu or a power of srelu, or the Ritz energy"
             )
 
-    def _interior(self, x: Tensor) -> tuple[Tensor | None, ...]:
+    def _interior(self, x: Tensor) -> tuple[Any, ...]:
         return self.problem.coefficients(x) if isinstance(self.problem, Elliptic) else ()
 
     def vectors(self, field: Field, batch: Batch) -> dict[str, Tensor]:
@@ -292,7 +295,7 @@ class LeastSquares(_Sampled):
 
 
 class Ritz(_Sampled):
-    """Energy int a/p |grad u|^p + c/2 u^2 - f u, natural Neumann and Robin terms, penalised Dirichlet and periodic terms.
+    """Energy int a/p |grad u|^p + c/2 u^2 - f u, natural Neumann and Robin terms, other conditions penalised.
 
     loss = energy + penalty int |u - g|^2 (the Deep Ritz form of arXiv:2007.11207 and arXiv:2009.14597).
     """
@@ -312,7 +315,7 @@ class Ritz(_Sampled):
     def check(self, field: object) -> None:
         """Any continuous network has an energy."""
 
-    def _interior(self, x: Tensor) -> tuple[Tensor | None, ...]:
+    def _interior(self, x: Tensor) -> tuple[Any, ...]:
         assert isinstance(self.problem, Elliptic)
         return self.problem.coefficients(x, gradient=False)
 
@@ -359,7 +362,7 @@ class Ritz(_Sampled):
                 if self.problem.has_reaction:
                     parts.append((w * c).sqrt() * u.value)
             elif isinstance(condition, Robin):
-                parts.append((w * block.given[1]).sqrt() * field(block.x))  # type: ignore[operator]
+                parts.append((w * block.given[1]).sqrt() * field(block.x))
             elif isinstance(condition, Neumann):
                 parts.append(0 * field(block.x))  # linear in u: no curvature, but a row per point
             else:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml.conditions import Data
-from sciml.objective import Batch, Block, LeastSquares, Ritz
+from sciml.objective import Batch, Block, LeastSquares, Ritz, rebuilt
 from sciml.training import Stepper, Work, _check_steps
 
 __all__ = ["GaussNewton", "sample_jacobian", "standard_errors"]
@@ -121,10 +121,9 @@ def _open(block: Block) -> tuple[list[Tensor], Callable[[list[Tensor]], Block]]:
         full: list[Any] = [None] * len(parts)
         for k, t in zip(present, tensors, strict=True):
             full[k] = t
-        given = type(block.given)(*full[4:]) if hasattr(block.given, "_fields") else tuple(full[4:])
-        return Block(full[0], full[1], full[2], given, block.condition, full[3])
+        return Block(full[0], full[1], full[2], rebuilt(block.given, full[4:]), block.condition, full[3])
 
-    return [parts[k] for k in present], rebuild  # type: ignore[misc]
+    return [parts[k] for k in present], rebuild
 
 
 @dataclass(frozen=True)
@@ -290,7 +289,7 @@ def standard_errors(objective: LeastSquares | Ritz, model: nn.Module, batch: Bat
     information.diagonal().add_((~shift).to(j.dtype))
     covariance = torch.linalg.pinv(information, hermitian=True)
     variances = covariance.diagonal()[shift]
-    scales = [abs(s) or 1.0 for s in model.start.values()]  # type: ignore[union-attr,operator]
+    scales = [abs(s) or 1.0 for s in model.start.values()]  # type: ignore[operator]
     order = [k.removeprefix("shifts.") for k in names if k.startswith("shifts.")]
     by_name = dict(zip(order, variances.clamp_min(0).sqrt().tolist(), strict=True))
     return {k: by_name[k] * scale for k, scale in zip(model.start, scales, strict=True)}  # type: ignore[arg-type]

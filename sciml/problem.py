@@ -1,7 +1,7 @@
 """Problems: physics on a domain, stated once and read by every solver.
 
-- `Elliptic`: -div(a |grad u|^(p-2) grad u) + c u = f, the equation that Ritz energies, residuals, finite differences and
-  finite elements share.
+- `Elliptic`: -div(a |grad u|^(p-2) grad u) + c u = f, the equation that Ritz energies, residuals, finite differences
+  and finite elements share.
 - `PDE`: any residual written like mathematics, ``residual=lambda x, u: u.t + u * u.x - nu * u.xx``.
 - `Evolution`: u_t = rate(x, u), which a network sees in space-time and finite differences as a method of lines.
 
@@ -30,6 +30,7 @@ from sciml.conditions import (
     Value,
     Where,
     check_value,
+    check_values,
     evaluate,
 )
 from sciml.domain import Box, Domain
@@ -140,8 +141,7 @@ class _Boundary:
         return self.domain.labels
 
     def partition(self, points: Tensor, labels: Tensor) -> list[tuple[Condition, Tensor]]:
-        """Which condition holds where: pairs of a condition and its mask ``(n,)``; each point is taken
-        once for each unknown.
+        """Which condition holds where: pairs of a condition and its mask; a point is taken once for each unknown.
 
         Args:
             points: boundary points ``(n, d)``.
@@ -202,8 +202,8 @@ class Elliptic(_Boundary):
         exact: the solution, if known; used by comparisons only, never by a solver.
 
     Raises:
-        ValueError: for a coefficient of wrong shape, not finite or (diffusion) not positive, or a boundary piece without
-            a condition.
+        ValueError: for a coefficient of wrong shape, not finite or (diffusion) not positive, or a boundary piece
+            without a condition.
 
     >>> problem = Elliptic(Box([0.0], [1.0]), source=2.0, boundary=0.0, exact=lambda x: x[:, 0] * (1 - x[:, 0]))
     >>> problem.residual(jet(problem.exact, torch.tensor([[0.3]], dtype=torch.float64)), torch.tensor([[0.3]])).item()
@@ -402,8 +402,8 @@ class PDE(_Boundary):
     def _call(self, x: Tensor, u: Unknown | Unknowns, q: Any) -> tuple[Tensor, ...]:
         result = self._residual(x, u, q) if self.unknowns else self._residual(x, u)
         parts = result if isinstance(result, (tuple, list)) else (result,)
-        values = [p.value if isinstance(p, Unknown) else p for p in parts]
-        return tuple(evaluate("residual", lambda _, v=v: v, x, finite=False) for v in values)
+        values = (p.value if isinstance(p, Unknown) else p for p in parts)
+        return tuple(check_values("residual", v, x) for v in values)
 
     @property
     def order(self) -> int:

@@ -1,11 +1,12 @@
 """The one training loop.
 
-`fit` runs *stages* (`Adam`, `LBFGS`, ...) over batches of an objective. A stage is frozen data with ``start(model)``, which
-returns a stepper: an object with ``step(work)``, a ``reason`` once it wants to stop, and its state as a tree of tensors.
-So a new optimiser is one small class, and checkpoints, divergence, budgets, callbacks and progress are written once.
+`fit` runs *stages* (`Adam`, `LBFGS`, ...) over batches of an objective. A stage is frozen data with ``start(model)``,
+which returns a stepper: an object with ``step(work)``, a ``reason`` once it wants to stop, and its state as a tree of
+tensors. So a new optimiser is one small class; checkpoints, divergence, budgets, callbacks and progress are written
+once.
 
-A checkpoint holds everything that decides the rest of the run (parameters, optimiser, generator, history): a resumed run
-continues bit for bit as if it had never been interrupted.
+A checkpoint holds everything that decides the rest of the run (parameters, optimiser, generator, history): a resumed
+run continues bit for bit as if it had never been interrupted.
 """
 
 from __future__ import annotations
@@ -482,6 +483,7 @@ class _Run:
         self.saved = time.perf_counter()
 
     def restore(self) -> None:
+        assert self.path is not None
         description, arrays = read_h5(self.path)
         if description.get("kind") != "checkpoint":
             raise ValueError(f"{self.path} is not a checkpoint of a training run")

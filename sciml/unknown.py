@@ -33,8 +33,8 @@ class Unknown:
         derivative: gives the ``(n,)`` derivative along a sorted tuple of coordinate indices.
         time: ``(n,)`` time of each point where the problem is an evolution.
 
-    ``u.x``, ``u.xx``, ``u.xy`` are derivatives, ``u.laplacian`` the sum of all pure second ones; every other attribute and
-    all arithmetic are those of the value, and so are torch functions: ``torch.sin(u)``.
+    ``u.x``, ``u.xx``, ``u.xy`` are derivatives, ``u.laplacian`` the sum of all pure second ones; every other attribute
+    and all arithmetic are those of the value, and so are torch functions: ``torch.sin(u)``.
     """
 
     # numpy scalars and arrays on the left must hand over to __rmul__ and its kin

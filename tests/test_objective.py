@@ -71,7 +71,7 @@ def test_measures_are_real(scale):
 
 
 def test_ritz_gradient_agrees_with_the_residual():
-    """d/ds energy(u + s v) = int R(u) v for v that vanishes at the boundary: the energy and the residual are one equation."""
+    """d/ds energy(u + s v) = int R(u) v for v zero at the boundary: energy and residual are one equation."""
     for p in (2.0, 3.0):
         problem = cases.p_laplacian_1d(p, 0.5)
         n = 20000

@@ -1,4 +1,4 @@
-"""The training loop: it minimises, repeats, resumes bit for bit, stops for stated reasons, and never hides a failure."""
+"""The training loop: it minimises, repeats, resumes bit for bit, stops for stated reasons, never hides a failure."""
 
 import math
 

@@ -21,7 +21,7 @@ import torch
 from scipy.integrate import BDF, solve_ivp
 from torch import Tensor
 
-from sciml.conditions import evaluate
+from sciml.conditions import check_values, evaluate
 from sciml.domain import Box
 from sciml.problem import Condition, Dirichlet, Evolution, Neumann, Periodic, Robin, Unknown
 from sciml.solvers.grid import Array, Grid
@@ -80,7 +80,7 @@ class _Line:
         with torch.no_grad():
             given: Any = self.problem.rate(self.x, self.unknown(t, torch.from_numpy(u)))
             given = given.value if isinstance(given, Unknown) else given
-            return evaluate("rate", lambda _: given, self.x, finite=False).numpy()
+            return check_values("rate", given, self.x).numpy()
 
 
 def _difference(wide: Tensor, order: int, h: float) -> Tensor:

@@ -1,8 +1,8 @@
 """Multi-scale networks trained on the equation: MscaleDNN (arXiv:2007.11207) and its relatives.
 
 The solution is u(x) = sum_i f_i(alpha_i x): subnetworks that see the domain stretched by their scale, so that what is
-oscillatory for one is slow for another. Training minimises the Ritz energy of an `Elliptic` problem or the squared residual
-of any problem.
+oscillatory for one is slow for another. Training minimises the Ritz energy of an `Elliptic` problem or the squared
+residual of any problem.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class MscaleSolver:
         widths: hidden widths of each subnetwork.
         activation: of the hidden layers.
         kind: 2 for independent subnetworks, 1 for one network with a grouped first layer.
-        ritz: minimise the energy (True) or the squared residual (False); None takes the energy where the problem has one.
+        ritz: minimise the energy (True) or the squared residual (False); None takes the energy if the problem has one.
         penalty: weight of the boundary terms: a number, a function of progress in [0, 1] (`objective.staged`), or a
             mapping from term names.
         stages: of the training.
