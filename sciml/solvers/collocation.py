@@ -1,7 +1,7 @@
 """Any problem as rows: linear equations sum_alpha w_alpha(x) D^alpha u(x) = b(x) at points.
 
-`Collocation` lays points, and linearises the problem's residual there about given derivatives of u. The derivative of the
-residual with respect to every derivative of u is exact (reverse mode at each point), so one routine serves linear
+`Collocation` lays points, and linearises the problem's residual there about given derivatives of u. The derivative of
+the residual with respect to every derivative of u is exact (reverse mode at each point), so one routine serves linear
 problems, where the point of linearisation does not matter, and every step of Newton's method.
 """
 
@@ -193,7 +193,7 @@ class Collocation:
         keep = rank < wanted[labels]
         labels = labels[keep]
         points, normals = points[keep], normals[keep]
-        density = (torch.bincount(labels, minlength=len(share)) / domain.areas.clamp_min(1e-300))
+        density = torch.bincount(labels, minlength=len(share)) / domain.areas.clamp_min(1e-300)
         sectors = [c for c in self.clusters if hasattr(c, "edge")] if clustered else []
         for cluster in sectors:
             x, inward = cluster.edge(clustered // 2, generator)
@@ -234,7 +234,8 @@ class Collocation:
         if condition is None and isinstance(problem, PDE):
             return problem.residual(_Known(values), block.x)
         if condition is None:
-            return (problem.residual(self._jet(values, block.x.shape[1]), block.given),)  # type: ignore[union-attr]
+            assert isinstance(problem, Elliptic)
+            return (problem.residual(self._jet(values, block.x.shape[1]), block.given),)
         value, factor, a = block.given
         pick = {k: v[:, getattr(condition, "component", 0)] for k, v in values.items()}
         if isinstance(condition, (Dirichlet, Initial, Data)):
@@ -278,14 +279,23 @@ class Collocation:
                 rows.append(Rows(operators, rhs))
         return rows
 
+    def at_rest(self, x: Tensor) -> Tensor:
+        """What the equation leaves of u = 0 at points, ``(n,)``: its source."""
+        values = {i: torch.zeros(len(x), self.components, dtype=x.dtype) for i in self.indices}
+        block = Block(x, torch.ones(len(x), dtype=x.dtype), given=None)
+        return torch.stack(self.residuals(block, values)).square().sum(0).sqrt()
+
     def _periodic(self, block: Block) -> list[Rows]:
         axis = self.problem.axis(block.condition)  # type: ignore[arg-type]
         one, zero = torch.ones_like(block.weight), torch.zeros_like(block.weight)
         smooth = isinstance(self.problem, Elliptic) or any(i.count(axis) > 1 for i in self.indices)
         found = []
         for component in range(self.components):
-            for index in ((), (axis,)) if smooth else ((),):
-                operators = tuple({index: one} if c == component else {} for c in range(self.components))
+            indices: list[Indices] = [(), (axis,)] if smooth else [()]
+            for index in indices:
+                operators: tuple[dict[Indices, Tensor], ...] = tuple(
+                    {index: one} if c == component else {} for c in range(self.components)
+                )
                 found.append(Rows(operators, zero, opposite=True))
         return found
 

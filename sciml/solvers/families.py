@@ -1,16 +1,15 @@
 """Families of frozen features: functions with every derivative in closed form, taken as columns of a linear system.
 
 A family never learns anything: it is a list of functions phi_1 .. phi_m, and `apply` gives what a linear differential
-operator sum_alpha w_alpha(x) D^alpha makes of each of them at points, an ``(n, m)`` matrix. An operator is a mapping from
-derivative indices, () for the value, (0,) for d/dx_0, (0, 1) for d2/dx_0 dx_1, to weights ``(n,)`` or numbers.
+operator sum_alpha w_alpha(x) D^alpha makes of each of them at points, an ``(n, m)`` matrix. An operator is a mapping
+from derivative indices, () for the value, (0,) for d/dx_0, (0, 1) for d2/dx_0 dx_1, to weights ``(n,)`` or numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -181,7 +180,7 @@ class Polynomials:
     @staticmethod
     def _table(y: Tensor, top: int, order: int) -> list[Tensor]:
         """Legendre polynomials and their derivatives, each ``(n, top + 1)``."""
-        tables = []
+        tables: list[Tensor] = []
         for o in range(order + 1):
             rows = [torch.ones_like(y) if o == 0 else torch.zeros_like(y)]
             for k in range(1, top + 1):
@@ -260,5 +259,5 @@ class Ridges:
     @classmethod
     def restore(cls, arrays: Mapping[str, np.ndarray]) -> Ridges:
         """From `arrays`."""
-        parts = (torch.as_tensor(arrays[k]) for k in ("directions", "offsets", "center"))
-        return cls(*parts, named(bytes(np.asarray(arrays["activation"], dtype=np.uint8)).decode()))
+        w, b, center = (torch.as_tensor(arrays[k]) for k in ("directions", "offsets", "center"))
+        return cls(w, b, center, named(bytes(np.asarray(arrays["activation"], dtype=np.uint8)).decode()))

@@ -37,11 +37,12 @@ class FeatureField:
         """The operator applied to the field at points ``(n, d)``: ``(n, components)``."""
         parts = torch.split(self.coefficients, [f.size for f in self.families])
         rows = max(1, _CHUNK // max(1, self.size))
-        found = []
+        found: list[Tensor] = []
         for start in range(0, max(1, len(x)), rows):
             chunk = slice(start, start + rows)
             cut = {i: w[chunk] if isinstance(w, Tensor) and w.ndim else w for i, w in operator.items()}
-            found.append(sum(f.apply(x[chunk], cut) @ c for f, c in zip(self.families, parts, strict=True)))
+            terms = [f.apply(x[chunk], cut) @ c for f, c in zip(self.families, parts, strict=True)]
+            found.append(torch.stack(terms).sum(0))
         return torch.cat(found)
 
     def __call__(self, x: Tensor) -> Tensor:

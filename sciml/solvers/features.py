@@ -1,15 +1,15 @@
 """Frozen multi-scale features fitted to the equation by least squares: no training, nothing to tune.
 
-u = sum_j c_j phi_j, with sines and cosines up to a bandwidth, a few polynomials, and the functions that solutions have near
-holes and corners (`families`, `singular`). The equation and every condition are rows of one matrix (`collocation`), scaled by
-their quadrature weights and by the size of the operator at the bandwidth, and solved by QR without truncation
-(`leastsquares`): the features are redundant, but the least-squares solution is accurate wherever a solution of moderate
-size exists. For a nonlinear problem this is one step of Newton's method.
+u = sum_j c_j phi_j, with sines and cosines up to a bandwidth, a few polynomials, and the functions that solutions
+have near holes and corners (`families`, `singular`). The equation and every condition are rows of one matrix
+(`collocation`), scaled by their quadrature weights and by the size of the operator at the bandwidth, and solved by QR
+without truncation (`leastsquares`): the features are redundant, but the least-squares solution is accurate wherever a
+solution of moderate size exists. For a nonlinear problem this is one step of Newton's method.
 
-The bandwidth along each axis starts from the spectrum of the data (`sciml.theory.spectrum`). One factorisation holds the
-solutions for all smaller bandwidths as well, because the columns are ordered, so the residuals at fresh points show how fast
-the error falls with the bandwidth, and how much larger it must be. The error estimate is the distance of two of these nested
-solutions times the ratio of their residuals.
+The bandwidth along each axis starts from the spectrum of the data (`sciml.theory.spectrum`). One factorisation holds
+the solutions for all smaller bandwidths as well, because the columns are ordered, so the residuals at fresh points
+show how fast the error falls with the bandwidth, and how much larger it must be. The error estimate is the distance
+of two of these nested solutions times the ratio of their residuals.
 """
 
 from __future__ import annotations
@@ -23,20 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml.conditions import Dirichlet, Initial
-from sciml.domain import Box
 from sciml.problem import PDE, Elliptic, Evolution
 from sciml.solution import Solution
-from sciml.solvers.collocation import Block, Collocation, Rows
-from sciml.solvers.families import VALUE, Family, Polynomials, degrees_up_to, lattice
+from sciml.solvers.ansatz import Ansatz, start
+from sciml.solvers.collocation import Block, Collocation
+from sciml.solvers.families import VALUE
 from sciml.solvers.featurefield import FeatureField
 from sciml.solvers.leastsquares import Factor, System
-from sciml.solvers.singular import Powers, corner_features, hole_features
-from sciml.theory.spectrum import bandwidth
+from sciml.solvers.newton import newton, values_of
 
 __all__ = ["FeatureSolver"]
-
-_FRACTIONS = (1.0, 0.85, 0.7)  # of the bandwidth, of the nested solutions
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class FeatureSolver:
             error_estimate=attempt.estimate,
             cost={
                 "unknowns": attempt.field.size * search.collocation.components,
-                "bandwidth": attempt.bandwidth.tolist(),
+                "bandwidth": attempt.ansatz.bandwidth.tolist(),
                 "attempts": search.attempts,
             },
         )
@@ -97,14 +93,21 @@ class FeatureSolver:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One least-squares solution with what fresh points say about it and its nested solutions."""
+    """One least-squares solution with what fresh points say about it and its nested solutions.
+
+    Attributes:
+        field: the solution.
+        ansatz: its features.
+        estimate: of its relative error.
+        residuals: scaled norm of the residual at fresh points, of the solution and of the nested ones.
+        note: what went wrong, if anything.
+    """
 
     field: FeatureField
-    bandwidth: Tensor
-    level: int
+    ansatz: Ansatz
     estimate: float
     residuals: tuple[float, ...]
-    differences: tuple[float, ...]
+    note: str = ""
 
 
 class _Search:
@@ -112,128 +115,93 @@ class _Search:
 
     def __init__(self, solver: FeatureSolver, collocation: Collocation, generator: torch.Generator) -> None:
         self.solver, self.collocation, self.generator = solver, collocation, generator
-        self.domain = collocation.problem.domain
-        self.lower, self.upper = self.domain.bounds
-        self.half = (self.upper - self.lower) / 2
+        self.limit = min(solver.features, int(math.sqrt(solver.memory / 40)))
         self.attempts = 0
-        problem = collocation.problem
-        self.harmonic = (
-            isinstance(problem, Elliptic) and problem.constant_diffusion is not None and not problem.has_reaction
-        )
-        self.singular = bool(corner_features(self.domain, 6, True) or hole_features(self.domain, 1, True))
-
-    # ------------------------------------------------------------------------------------------------------ the loop
 
     def run(self) -> tuple[_Attempt, str]:
         """The best attempt and a sentence about it."""
-        kappa, level = self._start(), 0
+        ansatz: Ansatz | None = start(
+            self.collocation, self.solver.tolerance, self.solver.bandwidth, self.limit, self.generator
+        )
         best: _Attempt | None = None
-        reason = ""
-        while True:
-            found = self._attempt(kappa, level)
+        reason = "more features did not help"
+        while ansatz is not None and self.attempts < 12:
+            size = ansatz.size * self.collocation.components
+            if size > self.limit:
+                reason = f"{size} features would exceed the limit of {self.limit} set by features= and memory="
+                break
+            found = self._attempt(ansatz, None if best is None or best.note else best.field)
             if best is None or found.estimate < best.estimate:
                 best = found
-            if best.estimate <= self.solver.tolerance:
+            reason = found.note or "more features did not help"
+            if found.note and self.collocation.linear:
                 break
-            following = self._next(found, kappa, level)
-            if following is None:
-                reason = "more features did not help"
-                break
-            kappa, level = following
-            if self._count(kappa, level) > self._limit:
-                reason = f"{self._count(kappa, level)} features would exceed the limit of {self._limit}"
-                break
-        e = best.estimate
-        if not reason:
-            return best, f"converged: estimated relative error {e:.1e} with {best.field.size} features"
-        return best, f"stopped at an estimated relative error of {e:.1e}: {reason}"
-
-    @property
-    def _limit(self) -> int:
-        return min(self.solver.features, int(math.sqrt(self.solver.memory / 8 / 5)))
-
-    def _start(self) -> Tensor:
-        """Bandwidth in units of the half sides."""
-        given = self.solver.bandwidth
-        if given is not None:
-            return torch.as_tensor(given, dtype=torch.float64).expand(self.domain.dim) * self.half
-        problem = self.collocation.problem
-        fields: list[tuple[Any, int, float]] = []
-        if isinstance(problem, Elliptic):
-            # what the operator does to the source is u; wiggles of a coefficient appear in u, divided by nothing
-            fields = [(problem.source, 2, 0.03)]
-            if problem.constant_diffusion is None:
-                fields.append((problem.diffusion, 0, 0.1))
-            if problem.has_reaction:
-                fields.append((problem.reaction, 2, 0.1))
-        found = bandwidth(fields, self.domain, self.generator) * self.half + 9
-        while self._count(found, 0) > self._limit:
-            found = found * 0.9
-        return found
-
-    def _next(self, found: _Attempt, kappa: Tensor, level: int) -> tuple[Tensor, int] | None:
-        whole, _, low = found.residuals
-        slope = math.log(max(low, 1e-300) / max(whole, 1e-300)) / (1 - _FRACTIONS[-1])
-        needed = math.log(3 * found.estimate / self.solver.tolerance)
-        growth = 1 + needed / slope if slope > 0.5 else math.inf
-        if level == 0 and self.singular and growth > 1.6:
-            return torch.minimum(kappa, torch.full_like(kappa, 14.0)), 8
-        if self.attempts > 10:
-            return None
-        return kappa * min(max(growth, 1.15), 1.5), level + 4 if level else 0
-
-    # ------------------------------------------------------------------------------------------------------- features
-
-    def _families(self, kappa: Tensor, level: int) -> list[Family]:
-        d = self.domain.dim
-        found: list[Family] = [Polynomials(degrees_up_to({1: 6, 2: 6, 3: 3}[d], d), self.lower, self.upper)]
-        if level:
-            found += corner_features(self.domain, min(level, 12), self.harmonic)
-            found += hole_features(self.domain, level, self.harmonic)
-        period = 2 * self.half * (2.1 + 10 / kappa)
-        found.append(lattice(kappa / self.half, period, self.lower, self.upper))
-        return found
-
-    def _count(self, kappa: Tensor, level: int) -> int:
-        return sum(f.size for f in self._families(kappa, level)) * self.collocation.components
+            if not best.note and best.estimate <= self.solver.tolerance:
+                e, n = best.estimate, best.field.size
+                return best, f"converged: estimated relative error {e:.1e} with {n} features"
+            ansatz = ansatz.larger(found.residuals, found.estimate / self.solver.tolerance)
+        if best is None:
+            raise ValueError(
+                f"features={self.solver.features} and memory={self.solver.memory:g} are too small: {reason}"
+            )
+        return best, f"stopped at an estimated relative error of {best.estimate:.1e}: {reason}"
 
     # -------------------------------------------------------------------------------------------------------- one fit
 
-    def _attempt(self, kappa: Tensor, level: int) -> _Attempt:
+    def _attempt(self, ansatz: Ansatz, before: FeatureField | None) -> _Attempt:
         self.attempts += 1
-        system = System(self._families(kappa, level), kappa / self.half, self.collocation.components)
-        points = self._points(system, kappa, level)
+        # moderate coefficients, where features are singular and where a step of Newton's method only half knows its way
+        damping = 1e-3 * self.solver.tolerance if ansatz.damped or not self.collocation.linear else 0.0
+        system = System(ansatz.families, ansatz.bandwidth, self.collocation.components, damping)
+        points: dict[str, Any] = dict(ansatz.points)
         blocks = self.collocation.blocks(generator=self.generator, **points)
-        factor = Factor(system.matrix([(b, self.collocation.linearise(b)) for b in blocks]))
-        waves = system.families[-1]
-        fixed = system.size - waves.size
-        k = (waves.wavenumbers / (kappa / self.half)).abs().amax(1)  # type: ignore[attr-defined]
-        cuts = [fixed + int((k <= f + 1e-9).sum()) for f in _FRACTIONS]
-        solutions = torch.stack([factor.solve(c) for c in cuts], 1)
-        return self._judge(system, solutions, kappa, level, points)
+        fresh = torch.Generator().manual_seed(1_000_003 + self.attempts)
+        fewer: dict[str, Any] = {k: min(v, 1500) for k, v in ansatz.points.items()}
+        held = self.collocation.blocks(generator=fresh, sobol=False, **fewer)
+        if self.collocation.linear:
+            factor = Factor(system.matrix([(b, self.collocation.linearise(b)) for b in blocks]), damping)
+            field, note = self._field(system, factor.solve(factor.size)), ""
+        else:
+            factor, field, note = newton(self.collocation, system, blocks, before, self.solver.tolerance)
+        return self._judge(system, ansatz, factor, field, held, note)
 
-    def _points(self, system: System, kappa: Tensor, level: int) -> dict[str, int]:
-        d = self.domain.dim
-        interior = int(1.5 * system.size) + 50
-        per_length = 4 * float((kappa / self.half).max()) / math.pi
-        boundary = int(min(self.domain.area * per_length ** (d - 1), system.size)) + 20
-        special = [f.size for f in system.families if isinstance(f, Powers)]
-        clustered = 3 * max(special, default=0) if not self.harmonic else 0
-        return {"interior": interior, "boundary": boundary, "least": 4 * level + 8, "clustered": clustered}
+    def _field(self, system: System, coefficients: Tensor) -> FeatureField:
+        return FeatureField(system.families, coefficients.reshape(system.components, -1).T.contiguous())
 
     def _judge(
-        self, system: System, solutions: Tensor, kappa: Tensor, level: int, points: dict[str, int]
+        self, system: System, ansatz: Ansatz, factor: Factor, field: FeatureField, held: list[Block], note: str
     ) -> _Attempt:
-        fresh = torch.Generator().manual_seed(1_000_003 + self.attempts)
-        fewer = points | {"interior": min(points["interior"], 1500), "boundary": min(points["boundary"], 800)}
-        blocks = self.collocation.blocks(generator=fresh, sobol=False, **fewer)
-        held = system.matrix([(b, self.collocation.linearise(b)) for b in blocks])
-        gaps = held[:, :-1] @ solutions - held[:, -1:]
-        residuals = torch.linalg.vector_norm(gaps, dim=0).tolist()
-        weight = blocks[0].weight.sqrt()[:, None]
-        values = weight * (torch.cat([f.apply(blocks[0].x, VALUE) for f in system.families], 1) @ solutions)
-        size = float(torch.linalg.vector_norm(values[:, 0])) or 1.0
-        differences = [float(torch.linalg.vector_norm(values[:, i] - values[:, 0])) / size for i in (1, 2)]
-        estimate = max(d * residuals[0] / max(r, 1e-300) for d, r in zip(differences, residuals[1:], strict=True))
-        field = FeatureField(system.families, solutions[:, :1].clone())
-        return _Attempt(field, kappa / self.half, level, estimate, tuple(residuals), tuple(differences))
+        """Residuals at fresh points, of the solution and of nested ones, and the estimate that follows."""
+        about = [None if self.collocation.linear else values_of(self.collocation, b, field) for b in held]
+        matrix = system.matrix([(b, self.collocation.linearise(b, v)) for b, v in zip(held, about, strict=True)])
+        columns = [factor.size, *ansatz.cuts] if system.components == 1 else [factor.size]
+        solutions = torch.stack([factor.solve(c) for c in columns], 1)
+        solutions[:, 0] = field.coefficients.T.reshape(-1)
+        gaps = torch.linalg.vector_norm(matrix[:, :-1] @ solutions - matrix[:, -1:], dim=0).tolist()
+        weight = held[0].weight.sqrt()[:, None]
+        basis = weight * torch.cat([f.apply(held[0].x, VALUE) for f in system.families], 1)
+        size = float(torch.linalg.vector_norm(basis @ field.coefficients)) or 1.0
+        if system.components == 1:
+            distances = torch.linalg.vector_norm(basis @ (solutions[:, 1:] - solutions[:, :1]), dim=0).tolist()
+            estimates = [d / size * gaps[0] / max(g, 1e-300) for d, g in zip(distances, gaps[1:], strict=True)]
+            estimate = math.exp(sum(math.log(max(e, 1e-17)) for e in estimates) / len(estimates))
+        else:
+            estimate = gaps[0] / size
+        # a solution that leaves most of the right-hand side unexplained is none, however stable it looks
+        data = float(torch.linalg.vector_norm(matrix[:, -1])) or 1.0
+        estimate = max(estimate, 0.02 * gaps[0] / data if self.collocation.linear else 0.0, 1e-15)
+        if self.collocation.linear and self._free(basis, factor):
+            estimate, note = math.inf, "the problem does not determine its solution: something may be added to it"
+        elif not math.isfinite(estimate):
+            estimate, note = math.inf, "the equations gave numbers that are not finite"
+        return _Attempt(field, ansatz, estimate, tuple(gaps), note)
+
+    def _free(self, basis: Tensor, factor: Factor) -> bool:
+        """Whether a function of size one satisfies all homogeneous equations; 1 / |R^-T phi(x)| is its residual."""
+        if factor.free:
+            return True
+        point = (basis[:4] / torch.linalg.vector_norm(basis[:4], dim=1, keepdim=True)).T
+        if factor.size != len(point) or factor.damped:
+            return False
+        y = torch.linalg.solve_triangular(factor.triangle[:-1, :-1].T, point / factor.norms[:, None], upper=False)
+        return bool((torch.linalg.vector_norm(y, dim=0) > 1e9).all())

@@ -17,14 +17,24 @@ _CHUNK = 2**24  # numbers in one block of a points x features matrix
 
 @dataclass
 class System:
-    """Rows of all blocks for a list of families, with a last column for the right-hand side."""
+    """Rows of all blocks for a list of families, with a last column for the right-hand side.
+
+    Attributes:
+        families: the features of every component.
+        bandwidth: ``(d,)``; rows are scaled by the size of their operator on a wave of these wavenumbers.
+        components: number of unknown functions.
+        damping: Tikhonov's parameter for columns of length one; keeps coefficients moderate where features are nearly
+            dependent and singular.
+    """
 
     families: list[Family]
     bandwidth: Tensor
-    components: int
+    components: int = 1
+    damping: float = 0.0
 
     @property
     def size(self) -> int:
+        """Number of features."""
         return sum(f.size for f in self.families)
 
     def scale(self, rows: Rows) -> Tensor:
@@ -32,7 +42,10 @@ class System:
         total = sum(
             w.abs() * float(self.bandwidth[list(i)].prod()) for operator in rows.operators for i, w in operator.items()
         )
-        return torch.as_tensor(total)
+        total = torch.as_tensor(total)
+        # where the equation degenerates, its rows must not outweigh all others
+        floor = 0.01 * float(total.mean()) if total.numel() else 0.0
+        return total.clamp_min(floor or 1.0)
 
     def matrix(self, equations: list[tuple[Block, list[Rows]]]) -> Tensor:
         """All rows, each times the root of its quadrature weight over its scale."""
@@ -44,9 +57,7 @@ class System:
         for block, equation in equations:
             for rows in equation:
                 scale = self.scale(rows)
-                # rows without any sensitivity say nothing
-                floor = 1e-12 * float(scale.max()) if len(scale) else 0.0
-                w = block.weight.sqrt() / scale.clamp_min(floor or 1.0)
+                w = block.weight.sqrt() / scale
                 for start in range(0, len(block.x), step):
                     part = slice(start, min(start + step, len(block.x)))
                     target = out[at + part.start : at + part.stop]
@@ -71,10 +82,17 @@ class System:
 class Factor:
     """QR of a matrix whose last column is the right-hand side; solutions with the first k columns for every k."""
 
-    def __init__(self, matrix: Tensor) -> None:
-        self.norms = torch.linalg.vector_norm(matrix[:, :-1], dim=0).clamp_min(1e-300)
+    def __init__(self, matrix: Tensor, damping: float = 0.0) -> None:
+        self.norms = torch.linalg.vector_norm(matrix[:, :-1], dim=0)
+        #: whether a feature satisfies all homogeneous equations, so that the problem does not determine its share
+        self.free = bool((self.norms < 1e-12 * self.norms.max()).any())
+        self.norms[self.norms == 0] = 1.0
         matrix[:, :-1] /= self.norms
-        self.size = len(self.norms)
+        self.size, self.damped = len(self.norms), damping > 0
+        if damping:
+            rows = torch.zeros(self.size, self.size + 1, dtype=matrix.dtype)
+            rows.fill_diagonal_(damping)
+            matrix = torch.cat([matrix, rows])
         self.triangle = torch.linalg.qr(matrix, mode="r").R
 
     def solve(self, columns: int) -> Tensor:

@@ -4,9 +4,9 @@ All features of this room are real and imaginary parts of
 
     exp(alpha l + beta conj(l)) * (1 or lambda l + mu conj(l)),      l = log zeta(z),   z = x + i y,
 
-with a conformal coordinate zeta: z - c at a disc or a corner, the exterior Joukowski coordinate at an ellipse. beta = 0 and
-alpha = -1, -2, ... are the Laurent terms of a hole, l itself its logarithm, alpha = k pi / omega the corner functions
-r^alpha sin(alpha theta), beta != 0 their products with polynomials that variable coefficients call for.
+with a conformal coordinate zeta: z - c at a disc or a corner, the exterior Joukowski coordinate at an ellipse. beta =
+0 and alpha = -1, -2, ... are the Laurent terms of a hole, l itself its logarithm, alpha = k pi / omega the corner
+functions r^alpha sin(alpha theta), beta != 0 their products with polynomials that variable coefficients call for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from sciml.domain import Ball, Box, Domain, Ellipsoid, Polygon
 from sciml.solvers.families import Operator, column
 
-__all__ = ["Corner", "Powers", "Ring", "clusters", "corner_features", "corners", "hole_features"]
+__all__ = ["Corner", "Powers", "Ring", "clusters", "corner_features", "corners", "hole_features", "regular_features"]
 
 
 class Powers:
@@ -44,12 +44,12 @@ class Powers:
 
     def apply(self, x: Tensor, operator: Operator) -> Tensor:
         """See `Family`; derivatives of order two at most."""
-        l, p, q = _coordinate(self.chart.tolist(), x)
+        log, p, q = _coordinate(self.chart.tolist(), x)
         alpha, beta = self.exponents[:, 0], self.exponents[:, 1]
         lam, mu = self.logs[:, 0], self.logs[:, 1]
-        e = torch.exp(alpha * l + beta * l.conj())
+        e = torch.exp(alpha * log + beta * log.conj())
         plain = (lam == 0) & (mu == 0)
-        f = e * torch.where(plain, torch.ones_like(e), lam * l + mu * l.conj())
+        f = e * torch.where(plain, torch.ones_like(e), lam * log + mu * log.conj())
         # Wirtinger derivatives: d/dz acts on l, d/dconj(z) on conj(l)
         order = max(map(len, operator), default=0)
         table: dict[tuple[int, ...], Tensor] = {(): f}
@@ -131,8 +131,8 @@ class Ring(NamedTuple):
 
     def density(self, x: Tensor) -> Tensor:
         """Probability per area ``(n,)``."""
-        l, slope, _ = _coordinate(self.chart, x)
-        r = torch.exp(l.real[:, 0])
+        log, slope, _ = _coordinate(self.chart, x)
+        r = torch.exp(log.real[:, 0])
         # area element: |dz|^2 = |dl|^2 / |l'|^2, and 1 / r is uniform
         return torch.where((r >= 1) & (r <= 8), slope.abs()[:, 0].square() / r / 0.875 / (2 * math.pi), 0.0)
 
@@ -217,6 +217,14 @@ def hole_features(domain: Domain, level: int, harmonic: bool) -> list[Powers]:
         harmonic: leave out what is not harmonic; False for variable coefficients.
     """
     return [_powers(_chart(hole), _laurent(level, harmonic)) for hole in _holes(domain)]
+
+
+def regular_features(domain: Domain, level: int) -> Powers:
+    """Harmonic polynomials Re z^k, Im z^k, k = 1 .. level, about the middle of a plane domain."""
+    lower, upper = domain.bounds
+    cx, cy = ((lower + upper) / 2).tolist()
+    rows = [(float(k), 0.0, 0.0, 0.0, part) for k in range(1, level + 1) for part in (False, True)]
+    return _powers([cx, cy, 0.0, domain.size / 2 * math.sqrt(2), 0.0], rows)
 
 
 def _chart(hole: Ball | Ellipsoid) -> list[float]:

@@ -1,15 +1,15 @@
 """The spectrum of a Field over a Domain of any shape, and the bandwidth that follows from it.
 
-The Field is sampled along straight lines through the domain, tapered to zero at the ends of each line, and transformed by a
-non-uniform sum; the root mean square over the lines is the spectrum along that axis. Holes only shorten lines, so nothing is
-ever evaluated outside. `radial` does the same along random directions.
+The Field is sampled along straight lines through the domain, tapered to zero at the ends of each line, and
+transformed by a non-uniform sum; the root mean square over the lines is the spectrum along that axis. Holes only
+shorten lines, so nothing is ever evaluated outside. `radial` does the same along random directions.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ def radial(
 def bandwidth(
     fields: Sequence[tuple[Field, int, float]], domain: Domain, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The bandwidth ``(d,)`` of several fields together, each with its `order` and `level`; see `Spectrum.bandwidth`."""
+    """The bandwidth ``(d,)`` of several fields, each with its `order` and `level`; see `Spectrum.bandwidth`."""
     found = torch.zeros(domain.dim, dtype=torch.float64)
     for field, order, level in fields:
         rows = spectrum(field, domain, generator)
@@ -107,11 +107,17 @@ def _along(field: Field, domain: Domain, directions: Tensor, generator: torch.Ge
     lengths = torch.linalg.vector_norm(ends - starts, dim=1)
     longest = float(lengths.max())
     count = 128
-    while True:
-        found = _transform(field, starts, ends, lengths, count, longest)
-        if found.resolved or 2 * count > limit:
-            return found
+    found = _transform(field, starts, ends, lengths, count, longest)
+    while 2 * count <= limit:
+        # a wave above the sampling limit looks like a low one, but another at each number of points
         count *= 2
+        finer = _transform(field, starts, ends, lengths, count - 7, longest)
+        k = min(len(found.amplitudes), len(finer.amplitudes))
+        gap = (finer.amplitudes[:k] - found.amplitudes[:k]).abs().max()
+        if found.resolved and finer.resolved and bool(gap <= 0.02 * finer.amplitudes.max()):
+            return finer
+        found = finer
+    return replace(found, resolved=False)
 
 
 def _chords(domain: Domain, directions: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,281 @@
+"""Which features a problem gets: from the spectrum of its data, its geometry and its dimension.
+
+Up to three dimensions `Waves` on a lattice of wavenumbers below a bandwidth, a few polynomials, and the functions of
+holes and corners once waves alone have failed; in more dimensions polynomials of a total degree. An ansatz knows how
+many points it needs, which nested systems its columns hold, and what follows it when it was not enough.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sciml.conditions import Dirichlet, Initial
+from sciml.domain import Box, Domain
+from sciml.problem import Elliptic
+from sciml.solvers.collocation import Collocation
+from sciml.solvers.families import Family, Polynomials, Waves, degrees_up_to, lattice
+from sciml.solvers.singular import Powers, corner_features, hole_features, regular_features
+from sciml.theory.spectrum import bandwidth
+
+__all__ = ["Ansatz", "start"]
+
+_MARGIN = 9.0  # how far the bandwidth lies above the highest wavenumber of the data, in units of 1 / half side
+_LOW = 14.0  # bandwidth, in the same units, at which a first attempt with singular functions is made
+_FRACTIONS = (0.85, 0.7)  # of the bandwidth, for nested solutions
+
+
+class Ansatz(Protocol):
+    """A choice of features.
+
+    Attributes:
+        families: the features; those of one family are ordered, low ones first.
+        size: their number.
+        bandwidth: ``(d,)`` wavenumbers that scale the rows.
+        cuts: numbers of leading columns that make smaller systems.
+        points: arguments of `Collocation.blocks`.
+        damped: whether coefficients need to be kept small.
+    """
+
+    @property
+    def families(self) -> list[Family]:
+        """See above."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """See above."""
+        ...
+
+    @property
+    def bandwidth(self) -> Tensor:
+        """See above."""
+        ...
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """See above."""
+        ...
+
+    @property
+    def points(self) -> dict[str, int]:
+        """See above."""
+        ...
+
+    @property
+    def damped(self) -> bool:
+        """See above."""
+        ...
+
+    def larger(self, residuals: Sequence[float], excess: float) -> Ansatz | None:
+        """What to try next, given the residuals of the whole and of the nested systems, and error over tolerance."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Waves below a bandwidth, with singular functions from `level` 1 on.
+
+    Attributes:
+        domain: where.
+        kappa: bandwidth in units of one over the half sides, ``(d,)``.
+        harmonic: whether solutions are harmonic but for a smooth part.
+        level: highest power of the singular functions; 0 for none.
+    """
+
+    domain: Domain
+    kappa: Tensor
+    harmonic: bool
+    level: int = 0
+
+    @cached_property
+    def families(self) -> list[Family]:
+        """See `Ansatz`."""
+        d = self.domain.dim
+        lower, upper = self.domain.bounds
+        found: list[Family] = [Polynomials(degrees_up_to(6 if d < 3 else 3, d), lower, upper)]
+        if self.level:
+            found.append(regular_features(self.domain, 2 * self.level))
+            found += corner_features(self.domain, min(self.level, 12), self.harmonic)
+            found += hole_features(self.domain, self.level, self.harmonic)
+        # the larger box is at least twice the domain: closer to one, coefficients would grow without bound
+        period = (upper - lower) * (2.1 + 10 / self.kappa if d < 3 else 2.0 + 3 / self.kappa)
+        found.append(lattice(self.bandwidth, period, lower, upper))
+        return found
+
+    @property
+    def size(self) -> int:
+        """See `Ansatz`."""
+        return sum(f.size for f in self.families)
+
+    @property
+    def bandwidth(self) -> Tensor:
+        """See `Ansatz`."""
+        lower, upper = self.domain.bounds
+        return self.kappa / ((upper - lower) / 2)
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """See `Ansatz`."""
+        waves = self.families[-1]
+        assert isinstance(waves, Waves)
+        k = (waves.wavenumbers / self.bandwidth).abs().amax(1)
+        return tuple(self.size - waves.size + int((k <= f).sum()) for f in _FRACTIONS)
+
+    @property
+    def points(self) -> dict[str, int]:
+        """See `Ansatz`."""
+        per_length = 4 * float(self.bandwidth.max()) / math.pi
+        edge = min(self.domain.area * per_length ** (self.domain.dim - 1), self.size)
+        special = [f.size for f in self.families if isinstance(f, Powers)][1:]
+        return {
+            "interior": int(1.5 * self.size) + 50,
+            "boundary": int(edge) + 20,
+            "least": 4 * self.level + 8,
+            "clustered": 0 if self.harmonic else 3 * max(special, default=0),
+        }
+
+    @property
+    def damped(self) -> bool:
+        """See `Ansatz`."""
+        return self.level > 0
+
+    def larger(self, residuals: Sequence[float], excess: float) -> Lattice | None:
+        """See `Ansatz`."""
+        whole, low = max(residuals[0], 1e-300), max(residuals[-1], 1e-300)
+        slope = math.log(low / whole) / (1 - _FRACTIONS[-1]) if len(residuals) > 1 else 0.0
+        growth = 1 + math.log(3 * excess) / slope if slope > 0.5 else math.inf
+        if self.level == 0 and growth > 1.6 and self._has_singular:
+            return replace(self, kappa=self.kappa.clamp_max(_LOW), level=12 if self.harmonic else 8)
+        factor = min(max(growth, 1.15), 1.5)
+        more = {True: 6, False: 2}[self.harmonic] if self.level else 0
+        return replace(self, kappa=self.kappa * factor, level=self.level + more)
+
+    @property
+    def _has_singular(self) -> bool:
+        return bool(corner_features(self.domain, 6, True) or hole_features(self.domain, 1, True))
+
+
+@dataclass(frozen=True)
+class TotalDegree:
+    """Polynomials of a total degree, for four and more dimensions.
+
+    Attributes:
+        domain: where.
+        degree: largest total degree.
+    """
+
+    domain: Domain
+    degree: int = 4
+
+    @cached_property
+    def families(self) -> list[Family]:
+        """See `Ansatz`."""
+        return [Polynomials(degrees_up_to(self.degree, self.domain.dim), *self.domain.bounds)]
+
+    @property
+    def size(self) -> int:
+        """See `Ansatz`."""
+        return math.comb(self.domain.dim + self.degree, self.degree)
+
+    @property
+    def bandwidth(self) -> Tensor:
+        """See `Ansatz`."""
+        lower, upper = self.domain.bounds
+        return 2 * self.degree / (upper - lower)
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """See `Ansatz`."""
+        return tuple(math.comb(self.domain.dim + p, p) for p in (self.degree - 1, self.degree - 2))
+
+    @property
+    def points(self) -> dict[str, int]:
+        """See `Ansatz`."""
+        return {"interior": int(1.2 * self.size) + 100, "boundary": int(1.2 * self.size) + 100}
+
+    @property
+    def damped(self) -> bool:
+        """See `Ansatz`."""
+        return False
+
+    def larger(self, residuals: Sequence[float], excess: float) -> TotalDegree:
+        """See `Ansatz`."""
+        return replace(self, degree=self.degree + 1)
+
+
+def start(collocation: Collocation, tolerance: float, given: Any, limit: int, generator: torch.Generator) -> Ansatz:
+    """The first choice for a problem.
+
+    Args:
+        collocation: the problem.
+        tolerance: to be reached.
+        given: a bandwidth, or None for that of the data.
+        limit: of unknowns.
+        generator: of the lines along which spectra are taken.
+    """
+    problem, domain = collocation.problem, collocation.problem.domain
+    if domain.dim > 3:
+        return TotalDegree(domain, 2)
+    lower, upper = domain.bounds
+    harmonic = isinstance(problem, Elliptic) and problem.constant_diffusion is not None and not problem.has_reaction
+    if given is not None:
+        wavenumbers = torch.as_tensor(given, dtype=torch.float64).expand(domain.dim)
+        return Lattice(domain, wavenumbers * (upper - lower) / 2, harmonic and collocation.linear)
+    kappa = _of_data(collocation, generator) * (upper - lower) / 2
+    # a generous margin costs little in the plane; in space it is kept to what the tolerance asks for
+    kappa = kappa + (_MARGIN if domain.dim < 3 else min(_MARGIN, 2 - 0.5 * math.log10(tolerance)))
+    ansatz = Lattice(domain, kappa, harmonic and collocation.linear)
+    while ansatz.size * collocation.components > limit and float(ansatz.kappa.max()) > 4:
+        ansatz = replace(ansatz, kappa=0.85 * ansatz.kappa)
+    return ansatz
+
+
+def _of_data(collocation: Collocation, generator: torch.Generator) -> Tensor:
+    """The largest wavenumbers ``(d,)`` that the data put into the solution."""
+    problem, domain = collocation.problem, collocation.problem.domain
+    fields: list[tuple[Any, int, float]] = []
+    if isinstance(problem, Elliptic):
+        # the operator's inverse divides the source by k^2; wiggles of the diffusion appear in u undivided
+        fields = [(problem.source, 2, 0.03)]
+        if problem.constant_diffusion is None:
+            fields.append((problem.diffusion, 0, 0.1))
+        if problem.has_reaction:
+            fields.append((problem.reaction, 2, 0.1))
+    else:
+        fields = [(lambda x: collocation.at_rest(x), 1, 0.03)]
+    found = bandwidth(fields, domain, generator)
+    if domain.dim > 1 and isinstance(domain, Box):
+        found = torch.maximum(found, _of_faces(collocation, domain, generator))
+    return found
+
+
+def _of_faces(collocation: Collocation, box: Box, generator: torch.Generator) -> Tensor:
+    """Wavenumbers of prescribed values along the faces of a box."""
+    problem = collocation.problem
+    found = torch.zeros(box.dim, dtype=torch.float64)
+    for label in range(2 * box.dim):
+        axis, side = divmod(label, 2)
+        others = [i for i in range(box.dim) if i != axis]
+        face = Box(box.lower[others], box.upper[others])
+        place = float(box.bounds[side][axis])
+
+        def lift(y: Tensor, axis: int = axis, place: float = place) -> Tensor:
+            return torch.cat([y[:, :axis], torch.full_like(y[:, :1], place), y[:, axis:]], 1)
+
+        middle = lift(((face.lower + face.upper) / 2)[None])
+        for condition, mask in problem.partition(middle, torch.tensor([label])):
+            if bool(mask.any()) and isinstance(condition, (Dirichlet, Initial)) and callable(condition.value):
+                k = bandwidth([(partial(_on_face, condition, lift), 0, 0.03)], face, generator)
+                found[others] = torch.maximum(found[others], k)
+    return found
+
+
+def _on_face(condition: Dirichlet | Initial, lift: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+    return condition.at(lift(y))
