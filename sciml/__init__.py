@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sciml.solution import Solution, compare, load
     from sciml.solvers.differences import FiniteDifference, Jacobi
     from sciml.solvers.elements import FiniteElement
+    from sciml.solvers.features import FeatureSolver
     from sciml.solvers.mscale import MscaleSolver
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Ellipsoid",
     "Elliptic",
     "Evolution",
+    "FeatureSolver",
     "Field",
     "FiniteDifference",
     "FiniteElement",
@@ -58,6 +60,7 @@ _ROOMS = {
     "solution": ("Solution", "compare", "load"),
     "solvers.differences": ("FiniteDifference", "Jacobi"),
     "solvers.elements": ("FiniteElement",),
+    "solvers.features": ("FeatureSolver",),
     "solvers.mscale": ("MscaleSolver",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

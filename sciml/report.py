@@ -6,8 +6,10 @@ found.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,12 @@ from sciml.solution import Solution, compare
 
 Function = Callable[[Tensor], Tensor]
 
-__all__ = ["ErrorMonitor", "draw_fields", "draw_training", "side_by_side"]
+__all__ = ["ErrorMonitor", "draw_fields", "draw_training", "published", "side_by_side"]
+
+
+def published(name: str) -> dict[str, Any]:
+    """The numbers of a paper, or of authors' code, kept in ``data/published/NAME.json`` with their source."""
+    return json.loads((files("sciml.data") / "published" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 class ErrorMonitor:
