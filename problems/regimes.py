@@ -5,8 +5,8 @@ sweep         two-layer ReLU networks, f = 1/alpha sum a_k relu(w_k x + b_k): S_
 diagram       the same over gamma and gamma': the phase diagram
 condensation  tanh, 50 neurons from N(0, 50^-4), y = sum_k 3.5 sin(5 x_k + 1) in 5 dimensions: 2 orientations first,
               more later (arXiv:2105.11686)
-samples       tanh networks of width 2 and 20 from 1e-12 fit n samples of tanh(x + 1): the error falls at n = 3,
-              the optimistic sample size, whatever the width (arXiv:2307.08921)
+samples       t0 + t1 x1 + t2 t3 x2 from 1e-12 fits n samples of 1 + x1: the error falls at n = 2, the rank, while
+              t0 + t1 x1 + t2 x2 needs 3 (arXiv:2307.08921)
 spikes        Adam on theta^2 / 2: the preconditioned curvature crosses 2 / eta before the loss
               spikes (arXiv:2506.04805)
 jump          fit u, then switch to the residual of its equation: the error jumps (arXiv:2405.03095); -u'' = f on
@@ -39,10 +39,9 @@ from sciml.theory import (
     every,
     jacobian_rank,
     log_spaced,
-    optimistic_sample_size,
     reduce,
 )
-from sciml.training import LBFGS, Adam, Stage, constant, exponential, fit
+from sciml.training import LBFGS, Adam, constant, exponential, fit
 
 from .burgers import cole_hopf, forward
 from .frequency import MeanSquare
@@ -56,7 +55,7 @@ class Config:
         case: one of those of the module's first lines.
         gammas: of the sweep.
         gamma_primes: of the sweep.
-        widths: of the sweep and of the sample sizes.
+        widths: of the sweep.
         repeats: initialisations that the sweep averages over.
         steps: of each training.
         lr: learning rate.
@@ -90,10 +89,10 @@ VARIANTS = {
         repeats=1,
     ),
     "condensation": Config(case="condensation", width=50, steps=1501),
-    "samples": Config(case="samples", widths=(2, 20), steps=3000, lr=0.1),
+    "samples": Config(case="samples", steps=1000, lr=0.3),
     "spikes": Config(case="spikes", steps=3000, lr=0.15),
     "jump": Config(case="jump", steps=4000),
-    "jump_burgers": Config(case="jump", equation="burgers", steps=4000),
+    "jump_burgers": Config(case="jump", equation="burgers", steps=4000, lr=5e-3),
     "reduction": Config(case="reduction", steps=1000),
 }
 
@@ -146,48 +145,72 @@ def condensation(config: Config, run: Run) -> dict[str, Any]:
     return {**found, "last": float(counts[late][-1]) if late.any() else float(counts[-1])}
 
 
+@dataclass(frozen=True)
+class Descent:
+    """Plain gradient descent as a stage: what the theorem is about (Adam would start every parameter alike)."""
+
+    steps: int
+    lr: float
+    resample: int | None = None
+
+    def start(self, model: nn.Module) -> Any:
+        return Descending(self.lr)
+
+
+class Descending:
+    reason = ""
+
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
+
+    def step(self, work: Any) -> None:
+        work.backward()
+        with torch.no_grad():
+            for p in work.model.parameters():
+                p -= self.lr * p.grad
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Nothing is kept."""
+
+
+class Factored(nn.Module):
+    """t0 + t1 x1 + t2 t3 x2, or, not factored, t0 + t1 x1 + t2 x2."""
+
+    def __init__(self, factored: bool, start: Tensor) -> None:
+        super().__init__()
+        self.factored, self.t = factored, nn.Parameter(start.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = self.t[2] * self.t[3] if self.factored else self.t[2]
+        return self.t[0] + self.t[1] * x[:, 0] + last * x[:, 1]
+
+
 def samples(config: Config, run: Run) -> dict[str, Any]:
-    """Test error against the number of samples, and the optimistic sample size."""
-    target = lambda x: torch.tanh(x[:, 0] + 1)  # noqa: E731
-    test = torch.linspace(-3, 3, 200, dtype=torch.float64)[:, None]
-    errors: dict[str, list[float]] = {}
-    counts = range(1, 7)
-    for width in config.widths:
-        row = []
-        for n in counts:
-            generator = torch.Generator().manual_seed(1000 * run.seed + n)
-            x = torch.rand(n, 1, generator=generator, dtype=torch.float64) * 4 - 2
-            start = Initialisation(lambda i, o: 1e-12, lambda i, o: 1e-12)
-            network = nobias(Dense(1, (width,), activation=tanh, initialisation=start, generator=generator))
-            stages: list[Stage] = [Adam(config.steps, lr=config.lr), LBFGS(200)]
-            fit(network, MeanSquare(), lambda g, x=x: data(x, target(x)), stages, seed=run.seed)  # type: ignore[misc]
-            row.append(float((network(test) - target(test)).detach().square().mean()))
-        errors[f"width {width}"] = row
+    """Test error against the number of samples of 1 + x1, and the rank that predicts where it falls."""
+    generator = torch.Generator().manual_seed(run.seed)
+    test = torch.rand(500, 2, generator=generator, dtype=torch.float64) * 2 - 1
+    points = torch.rand(4, 2, generator=generator, dtype=torch.float64) * 2 - 1
+    target = lambda x: 1 + x[:, 0]  # noqa: E731
+    found: dict[str, Any] = {}
     with run.figure("samples") as figure:
         axes = figure.subplots()
-        for label, row in errors.items():
-            axes.semilogy(list(counts), row, "o-", label=label)
-        axes.axvline(3, color="k", linestyle=":")
+        for label, factored, size in (("factored", True, 4), ("linear", False, 3)):
+            exact = Factored(factored, torch.tensor([1.0, 1.0, 0.0, 0.0][:size], dtype=torch.float64))
+            rank, row = jacobian_rank(exact, test).rank, {}
+            for n in range(1, 5):
+                network = Factored(factored, 1e-12 * torch.randn(size, generator=generator, dtype=torch.float64))
+                batch = data(points[:n], target(points[:n]))
+                stages = [Descent(config.steps, config.lr)]
+                fit(network, MeanSquare(), lambda g, b=batch: b, stages, seed=run.seed)  # type: ignore[misc]
+                row[str(n)] = float((network(test) - target(test)).detach().square().mean())
+            found[label] = {"rank": rank, "test_mse": row}
+            axes.semilogy(range(1, 5), list(row.values()), "o-", label=f"{label}, rank {rank}")
         axes.set(xlabel="samples", ylabel="mean square test error")
         axes.legend()
-    exact = nobias(Dense(1, (1,), activation=tanh))
-    with torch.no_grad():
-        for p in list(exact.parameters())[:3]:
-            p.fill_(1.0)
-    return {
-        "optimistic_sample_size": optimistic_sample_size(exact, test),
-        "rank": jacobian_rank(exact, test).rank,
-        **{label: {str(n): e for n, e in zip(counts, row, strict=True)} for label, row in errors.items()},
-    }
-
-
-def nobias(network: Dense) -> Dense:
-    """Without the last layer's bias, which the theorem does not have."""
-    *_, (_, bias) = network.named_parameters()
-    with torch.no_grad():
-        bias.zero_()
-    bias.requires_grad_(False)
-    return network
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------------- spikes

@@ -151,7 +151,7 @@ class Condensation(Diagnostic):
         order = [k for group in clusters(cosines, self.threshold, self.signed) for k in group]
         figure = Figure(figsize=(5, 4.2), layout="constrained") if figure is None else figure
         axes = figure.subplots()
-        image = axes.imshow(cosines[order][:, order], vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+        image = axes.imshow(cosines[order][:, order].numpy(), vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
         axes.set(xlabel="neuron, by cluster", ylabel="neuron, by cluster", title=f"cosines in layer {name or 0}")
         figure.colorbar(image, ax=axes)
         return figure
