@@ -216,7 +216,7 @@ def networks(config: Config) -> dict[str, Any]:
         return {"MscaleDNN": mscale}
 
     # N subnetworks of width w hold N w^2 weights per layer, one network of width sqrt(N) w as many
-    plain = partial(plain_network, round(config.width * len(config.scales) ** 0.5))
+    plain = partial(plain_network, (round(config.width * len(config.scales) ** 0.5),) * config.depth)
     stages = [Adam(config.plain_steps or config.steps, lr=config.lr)]
     return {"MscaleDNN": mscale, "plain network": replace(mscale, network=plain, stages=stages)}
 
@@ -266,7 +266,7 @@ def stored(config: Config, run: Any, problem: Elliptic) -> dict[str, Any]:
         "MscaleDNN, scales 32 x 6": replace(solvers["MscaleDNN"], scales=(32,) * 6),
         "MscaleDNN, scales 1..32": solvers["MscaleDNN"],
         # 180 x 180 x 180 as published: more parameters than the subnetworks have together
-        "plain network": replace(solvers["plain network"], network=partial(plain_network, 180)),
+        "plain network": replace(solvers["plain network"], network=partial(plain_network, (180,) * 3)),
         "finite differences": FiniteDifference(config.cells),
     }
     metrics = side_by_side(run, problem, solvers)
@@ -275,9 +275,9 @@ def stored(config: Config, run: Any, problem: Elliptic) -> dict[str, Any]:
     return {**metrics, "published": published("mscalednn_stored")}
 
 
-def plain_network(width: int, inputs: int, outputs: int, generator: torch.Generator) -> torch.nn.Module:
-    """Three hidden layers of sines, Glorot weights: what MscaleDNN is compared with."""
-    return Dense(inputs, (width,) * 3, outputs, activation=sine, initialisation=glorot, generator=generator)
+def plain_network(widths: tuple[int, ...], inputs: int, outputs: int, generator: torch.Generator) -> torch.nn.Module:
+    """Hidden layers of sines, Glorot weights: what MscaleDNN is compared with."""
+    return Dense(inputs, widths, outputs, activation=sine, initialisation=glorot, generator=generator)
 
 
 def run(config: Config, run: Any) -> dict[str, Any]:
