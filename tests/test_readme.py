@@ -1,0 +1,41 @@
+"""The README's numbers are those of the blessed results."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MSCALE, SCALES, PLAIN = "MscaleDNN, scales 32 x 6", "MscaleDNN, scales 1..32", "plain network"
+CLAIMS = [
+    ("5000 steps of Adam", "poisson_stored", (MSCALE, "area x MSE"), ".1e"),
+    ("the same with scales", "poisson_stored", (SCALES, "area x MSE"), ".1e"),
+    ("the same by a plain network", "poisson_stored", (PLAIN, "area x MSE"), ".3f"),
+    ("the same by finite differences", "poisson_stored", ("finite differences", "area x MSE"), ".1e"),
+    ("viscosity of Burgers", "burgers_inverse", ("nu", "relative error"), ".4f"),
+    ("its standard error", "burgers_inverse", ("nu", "standard error"), ".2e"),
+]
+
+
+@pytest.mark.parametrize(("row", "result", "path", "form"), CLAIMS)
+def test_measured_numbers(row, result, path, form):
+    value = json.loads((ROOT / "data" / "results" / f"{result}.json").read_text())["metrics"]["median"]
+    for key in path:
+        value = value[key]
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|") and row in line]
+    assert len(lines) == 1
+    assert lines[0].split("|")[2].strip() == format(value, form)
+
+
+def test_every_row_is_held_against_a_file():
+    text = (ROOT / "README.md").read_text().split("## What has been measured")[1].split("##")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == len(CLAIMS)
+
+
+def test_results_state_where_they_come_from():
+    for path in (ROOT / "data" / "results").glob("*.json"):
+        record = json.loads(path.read_text())
+        provenance = record["provenance"]
+        assert record["seeds"] and record["config"] and provenance["commit"] and provenance["device"]["cpu"]
+        assert provenance["command"].startswith("sciml run")
