@@ -7,6 +7,9 @@ An `Elliptic` problem in one to three dimensions is discretised on nodes with cu
 Newton's method (see `plaplace`), and a one-dimensional `Evolution` by the method of lines (see `lines`). `Jacobi` runs
 the classical iteration on the same equations, which damps high frequencies first, the opposite of a network
 (arXiv:1901.06523).
+
+Two limits: at curved interfaces of a `Piecewise` diffusion the order is one (finite elements on a fitted mesh have
+two), and layers of an `Evolution` must be wider than the spacing.
 """
 
 from __future__ import annotations

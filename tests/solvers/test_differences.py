@@ -307,7 +307,7 @@ def test_p_laplacian_on_a_perforated_square(p):
 
 
 def test_p_laplacian_of_multiscale_coefficient():
-    """Published: 0.131593 with 63 x 63 nodes that do not resolve the coefficient; here 0.1344, 0.1350, 0.1353 at 64..256."""
+    """Published: 0.131593 with 63 x 63 nodes, which do not resolve the coefficient; here 0.1353 with 256 cells."""
     solution = FiniteDifference(n=64).solve(Elliptic(UNIT, 1.0, 0.0, diffusion=multiscale, p=3))
     assert float(solution.field.nodal.max()) == pytest.approx(0.1353, abs=1.5e-3)
     assert solution.history.series("residual")[1][-1] < 1e-10
