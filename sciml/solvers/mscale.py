@@ -18,7 +18,7 @@ from sciml.calculus import Taylor
 from sciml.domain import Ball, Box, Ellipsoid
 from sciml.networks import Activation, Hard, Mscale, parameter_count, sine
 from sciml.objective import Batch, LeastSquares, Penalty, Ritz
-from sciml.optimizers import standard_errors
+from sciml.optimizers import GaussNewton, standard_errors
 from sciml.problem import PDE, Dirichlet, Elliptic, Evolution
 from sciml.solution import Solution
 from sciml.training import Adam, Callback, Stage, fit
@@ -61,14 +61,15 @@ class MscaleSolver:
     """Solve a problem with a multi-scale network.
 
     Attributes:
-        scales: the alpha_i, one subnetwork each.
-        widths: hidden widths of each subnetwork.
+        scales: the alpha_i, one subnetwork each; None takes 1, 2, 4, 8, 16, 32 for an energy and 1, 2, 4 for residuals.
+        widths: hidden widths of each subnetwork; None takes (50, 50) for an energy and (20, 20) for residuals.
         activation: of the hidden layers.
         kind: 2 for independent subnetworks, 1 for one network with a grouped first layer.
         ritz: minimise the energy (True) or the squared residual (False); None takes the energy if the problem has one.
         penalty: weight of the boundary terms: a number, a function of progress in [0, 1] (`objective.staged`), or a
-            mapping from term names.
-        stages: of the training.
+            mapping from term names; None takes 1000 for an energy and 10 for residuals.
+        stages: of the training; None trains an energy by Adam, and residuals by Adam and then Gauss-Newton, which the
+            smaller network allows.
         interior: points inside per batch.
         boundary: points on the boundary per batch.
         hard: satisfy a constant Dirichlet value by construction; None does so where the domain is one box, ball or
@@ -78,13 +79,13 @@ class MscaleSolver:
         device: where to train.
     """
 
-    scales: Sequence[float] = (1, 2, 4, 8, 16, 32)
-    widths: Sequence[int] = (50, 50)
+    scales: Sequence[float] | None = None
+    widths: Sequence[int] | None = None
     activation: Activation = sine
     kind: int = 2
     ritz: bool | None = None
-    penalty: Penalty = 1000.0
-    stages: Sequence[Stage] = (Adam(3000, lr=2e-3),)
+    penalty: Penalty | None = None
+    stages: Sequence[Stage] | None = None
     interior: int = 2048
     boundary: int = 512
     hard: bool | None = None
@@ -116,21 +117,25 @@ class MscaleSolver:
             raise TypeError(f"problem is a {kind}, but MscaleSolver accepts Elliptic, PDE and Evolution")
         stated = problem.pde() if isinstance(problem, Evolution) else problem
         generator = torch.Generator().manual_seed(seed)
-        network = self._network(stated, generator)
+        energy = self.ritz if self.ritz is not None else isinstance(stated, Elliptic)
+        network = self._network(stated, generator, energy)
         hard = self._hard(stated)
         if hard is not None:
             network = Hard(network, stated.domain, hard)
         unknowns = stated.unknowns if isinstance(stated, PDE) else {}
         model: nn.Module = Inverse(network, unknowns) if unknowns else network
         model.to(self.device, self.dtype)
-        energy = self.ritz if self.ritz is not None else isinstance(stated, Elliptic)
-        objective: Ritz | LeastSquares = (Ritz if energy else LeastSquares)(stated, self.penalty)  # type: ignore[arg-type]
+        penalty = self.penalty if self.penalty is not None else (1000.0 if energy else 10.0)
+        objective: Ritz | LeastSquares = (Ritz if energy else LeastSquares)(stated, penalty)  # type: ignore[arg-type]
         objective.check(model)
 
         def batches(generator: torch.Generator) -> Batch:
             return objective.sample(self.interior, self.boundary, generator, sobol=True, hard=hard is not None)
 
-        history = fit(model, objective, batches, self.stages, callbacks, checkpoint, seed)
+        stages = self.stages
+        if stages is None:
+            stages = [Adam(3000, lr=2e-3)] if energy else [Adam(500, lr=3e-3), GaussNewton(80, resample=20)]
+        history = fit(model, objective, batches, stages, callbacks, checkpoint, seed)
         parameters = None
         if isinstance(model, Inverse):
             batch = batches(torch.Generator().manual_seed(seed)).to(self.device, self.dtype)
@@ -147,14 +152,14 @@ class MscaleSolver:
             cost=cost,
         )
 
-    def _network(self, problem: Elliptic | PDE, generator: torch.Generator) -> nn.Module:
+    def _network(self, problem: Elliptic | PDE, generator: torch.Generator, energy: bool) -> nn.Module:
         outputs = problem.components if isinstance(problem, PDE) else 1
         if self.network is not None:
             return self.network(problem.dim, outputs, generator)
         return Mscale(
             problem.dim,
-            self.widths,
-            self.scales,
+            self.widths or ((50, 50) if energy else (20, 20)),
+            self.scales or ((1, 2, 4, 8, 16, 32) if energy else (1, 2, 4)),
             outputs,
             activation=self.activation,
             kind=self.kind,
