@@ -165,7 +165,7 @@ SQUARE = Box([0, 0], [1, 1])
         (lambda: Elliptic(SQUARE - Ball([0.5, 0.5], 0.1), 1.0, conditions=[Periodic(0)]), "Periodic needs a Box"),
         (lambda: PDE(SQUARE, "x", lambda x, u: u.x), "needs 2 different letters"),
         (lambda: PDE(SQUARE, "xy", lambda x, u: u.t), "u.t is not a derivative here"),
-        (lambda: PDE(SQUARE, "xy", lambda x, u: x * u), "residual gave shape|must match"),
+        (lambda: PDE(SQUARE, "xy", lambda x, u: x * u), "cannot be evaluated at 16 points"),
         (lambda: PDE(SQUARE, "xy", "u.x"), "residual is"),
         (lambda: Evolution(SQUARE, lambda x, u: u.xx, 0.0, time=(1, 0)), "end > start"),
         (lambda: Data(torch.rand(3, 1), torch.rand(2)), "points .* and values"),
@@ -173,5 +173,5 @@ SQUARE = Box([0, 0], [1, 1])
     ],
 )
 def test_bad_input_is_a_sentence(make, message):
-    with pytest.raises((ValueError, TypeError, RuntimeError), match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make()
