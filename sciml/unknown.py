@@ -188,5 +188,5 @@ def probe(
         used.clear()
         equations = call(x, recording, q)
     except RuntimeError as error:  # torch's own complaint, of shapes that do not fit
-        raise ValueError(f"the equation cannot be evaluated at {len(x)} points with u of shape (n,): {error}") from error
+        raise ValueError(f"the equation cannot be evaluated at {len(x)} points, u of shape (n,): {error}") from error
     return frozenset(used), max(recording.count, 1), len(equations)
