@@ -46,7 +46,7 @@ class FiniteElement:
             it sees nothing of a diffusion that varies within cells.
         estimate: solve on cells of twice the size as well; their relative distance becomes `Solution.error_estimate`,
             which exceeds the error of the finer solution as soon as that converges.
-        tolerance: relative, at which iterative linear solvers and Newton's method stop.
+        tolerance: relative residual at which iterative linear solvers stop.
         direct: largest number of unknowns that is given to a direct solver (a tenth of it in 3-D).
     """
 
@@ -55,7 +55,7 @@ class FiniteElement:
     order: int | None = None
     coefficient: Literal["quadrature", "centre"] = "quadrature"
     estimate: bool = False
-    tolerance: float = 1e-10
+    tolerance: float = 1e-12
     direct: int = 400_000
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class FiniteElement:
             u = form.complete(unknown)
         else:
             history = History()
-            u, status = newton(form, problem.p, linear, self.tolerance, history)
+            u, status = newton(form, problem.p, linear, history)
         field = MeshField(problem.domain, mesh.cell, mesh.nodes, mesh.cells, u)
         error = self._estimate(problem, field) if self.estimate else None
         return Solution(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,16 +56,18 @@ class Mesh:
         extent = np.ptp(self.nodes, axis=0)
         return float((extent.prod() / len(self.cells)) ** (1 / self.cell.dim))
 
-    @cached_property
-    def edge(self) -> tuple[Integers, Integers]:
-        """Boundary nodes and their labels; a node where pieces meet appears once for each."""
-        pairs = []
+    def sides(self) -> Iterator[tuple[int, Integers]]:
+        """The boundary facets by the side of the cell that they are: its number, and indices into `facets`."""
         for side in range(len(self.cell.slopes)):
-            mine = self.facets[:, 1] == side
-            nodes = self.cells[self.facets[mine, 0]][:, self.cell.on_side(side)]
-            pairs.append(np.stack([nodes, np.broadcast_to(self.labels[mine, None], nodes.shape)], -1).reshape(-1, 2))
-        unique = np.unique(np.concatenate(pairs), axis=0)
-        return unique[:, 0], unique[:, 1]
+            yield side, np.flatnonzero(self.facets[:, 1] == side)
+
+    def on_facets(self, chosen: NDArray[np.bool_]) -> Integers:
+        """The nodes of some facets, chosen by a mask ``(F,)``."""
+        nodes = [
+            self.cells[self.facets[mine[chosen[mine]], 0]][:, self.cell.on_side(side)].ravel()
+            for side, mine in self.sides()
+        ]
+        return np.unique(np.concatenate(nodes))
 
 
 def build(domain: Domain, n: int, degree: int, interfaces: Sequence[Domain] = ()) -> Mesh:
@@ -176,7 +177,7 @@ def _fitted(domain: Domain, h: float, degree: int, interfaces: Sequence[Domain])
         gmsh.model.mesh.generate(domain.dim)
         gmsh.model.mesh.setOrder(degree)
         cell, nodes, cells = _read(gmsh, domain)
-        # in 3-D above degree two gmsh's optimiser may take minutes; `_flatten` is left to it
+        # in 3-D above degree two gmsh's optimiser may take minutes; there it is left to `_flatten`
         if min(domain.dim, degree) <= 2 and _overlapping(cell, nodes, cells).any():
             gmsh.model.mesh.optimize("HighOrder")
             cell, nodes, cells = _read(gmsh, domain)
@@ -264,8 +265,8 @@ def _blend(cell: Cell, nodes: Array, cells: Integers) -> Array:
     """Place the inner nodes of triangles so that the map of a cell is as smooth as its curved edges.
 
     With the deviation d(s) of an edge (i, j) from its chord, the map is the affine one plus the sum over the edges of
-    l_i l_j q((1 + l_j - l_i) / 2), q(s) = d(s) / (s (1 - s)), l being barycentric coordinates. Its derivatives of order m
-    are O(h^m), without which the last half order of convergence is lost: gmsh's inner nodes do not have that.
+    l_i l_j q((1 + l_j - l_i) / 2), where q(s) = d(s) / (s (1 - s)) and l are barycentric coordinates. Its m-th
+    derivatives are O(h^m), without which half an order of convergence is lost; those of gmsh's own map are not.
     """
     x, s = cell.lattice / cell.degree, np.arange(1, cell.degree) / cell.degree
     bary = np.column_stack([1 - x.sum(1), x])

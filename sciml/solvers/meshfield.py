@@ -21,6 +21,8 @@ from sciml.solvers.lagrange import Array, Cell, Integers
 __all__ = ["MeshField"]
 
 INSIDE = 1e-10  # barycentric coordinates above minus this count as inside
+BESIDE = 0.02  # so little outside the nearest cells a point is between the boundary and a curved edge
+AROUND = 0.5  # so far outside the straight cell with the same corners a point is outside the curved one
 EDGE = 1e-6  # how far outside the domain, in cells, a point may lie by rounding
 FIRST, LAST = 8, 64  # cells tried for a point: at first, and for those that are in none of them
 NEWTON_STEPS = 12
@@ -110,8 +112,8 @@ class MeshField:
         best = torch.full((len(x),), -torch.inf, dtype=torch.float64)
         cell, reference = torch.zeros(len(x), dtype=torch.long), torch.zeros_like(x)
         tried = 0
-        for count in (min(FIRST, len(self.cells)), min(LAST, len(self.cells))):
-            rows = (best < -INSIDE).nonzero()[:, 0]
+        for count, enough in ((min(FIRST, len(self.cells)), INSIDE), (min(LAST, len(self.cells)), BESIDE)):
+            rows = (best < -enough).nonzero()[:, 0]
             if len(rows) == 0 or tried == count:
                 break
             near = torch.from_numpy(self._tree.query(x[rows].numpy(), k=np.arange(1, count + 1))[1])
@@ -132,7 +134,8 @@ class MeshField:
         """Reference coordinates of x in given cells, NaN where Newton's method does not find any."""
         offset, inverse, straight = self._affine
         reference = (inverse[cell] @ (x - offset[cell])[..., None])[..., 0]
-        rows = (~straight[cell]).nonzero()[:, 0]
+        near = self.cell.barycentric(reference).amin(-1) > -AROUND
+        rows = (near & ~straight[cell]).nonzero()[:, 0]
         corners, target, found = self.nodes[self.cells[cell[rows]]], x[rows], reference[rows].clamp(-0.5, 1.5)
         for _ in range(NEWTON_STEPS):
             moved = self._step(found, corners, target)

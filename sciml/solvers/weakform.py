@@ -27,6 +27,7 @@ KEPT = 8  # so many blocks keep the gradients of their shape functions
 FLAT = 1e-6  # |grad u|^2 is regularised by this fraction of its root mean square, squared
 PATH = 0.35  # step of log(p - 1) on the way from p = 2
 STEPS = 60  # of Newton's method for one exponent
+TIGHT, LOOSE = 1e-10, 1e-2  # energy norm of the last step for one exponent, relative to that of u
 ROUNDING = 1e-6  # steps smaller than this change the energy by less than its rounding error
 
 Linear = Callable[..., tuple[Array, str]]
@@ -61,6 +62,7 @@ class WeakForm:
 
     Attributes:
         number: ``(N,)`` unknown of each node; nodes that a periodic condition identifies share one.
+        owners: ``(F,)`` index of the condition that holds on each facet.
         fixed, fixed_values: unknowns on the Dirichlet part, and their values.
         free: the other unknowns.
         robin: matrix of the Robin part.
@@ -73,6 +75,7 @@ class WeakForm:
         self.shapes = mesh.cell.values(self.points)
         self.number = _identify(problem, mesh)
         self.count = int(self.number.max()) + 1
+        self.owners = self._owners()
         self.fixed, self.fixed_values = self._dirichlet()
         self.free = np.setdiff1d(np.arange(self.count), self.fixed)
         self.robin, self.flux = self._natural()
@@ -110,25 +113,39 @@ class WeakForm:
 
     # ---- conditions --------------------------------------------------------------------------------------------------
 
+    def _owners(self) -> Integers:
+        """Which condition holds on each facet ``(F,)``: the one at its middle."""
+        mesh, owners = self.mesh, np.full(len(self.mesh.facets), -1)
+        for side, mine in mesh.sides():
+            middle = mesh.cell.lattice[mesh.cell.on_side(side)].mean(0, keepdims=True) / mesh.cell.degree
+            edge = edge_points(mesh.cell, mesh.nodes[mesh.cells[mesh.facets[mine, 0]]], side, torch.from_numpy(middle))
+            x, _ = project(self.problem.domain, edge)
+            parts = self.problem.partition(x[:, 0], torch.from_numpy(mesh.labels[mine]))
+            for i, (_, mask) in enumerate(parts):
+                owners[mine[mask.numpy()]] = i
+        return owners
+
     def _dirichlet(self) -> tuple[Integers, Array]:
-        nodes, labels = self.mesh.edge
-        points = torch.from_numpy(self.mesh.feet[nodes])
         values: dict[int, float] = {}
-        with torch.no_grad():
-            for condition, mask in self.problem.partition(points, torch.from_numpy(labels)):
-                if isinstance(condition, Dirichlet) and bool(mask.any()):
-                    found = condition.at(points[mask]).tolist()
-                    for unknown, value in zip(self.number[nodes[mask.numpy()]].tolist(), found, strict=True):
-                        values.setdefault(unknown, value)
+        for i, condition in enumerate(self.problem.conditions):
+            if not isinstance(condition, Dirichlet):
+                continue
+            nodes = self.mesh.on_facets(self.owners == i)
+            with torch.no_grad():
+                found = condition.at(torch.from_numpy(self.mesh.feet[nodes])).tolist()
+            for unknown, value in zip(self.number[nodes].tolist(), found, strict=True):
+                values.setdefault(unknown, value)
         fixed = np.array(sorted(values), dtype=np.int64)
         return fixed, np.array([values[i] for i in fixed.tolist()])
 
     def _natural(self) -> tuple[csr_array, Array]:
         mesh, matrix, load = self.mesh, csr_array((self.count, self.count)), np.zeros(self.count)
-        if not any(isinstance(condition, (Neumann, Robin)) for condition in self.problem.conditions):
-            return matrix, load
-        for side in range(len(mesh.cell.slopes)):
-            mine = mesh.facets[:, 1] == side
+        conditions = self.problem.conditions
+        natural = [i for i, condition in enumerate(conditions) if isinstance(condition, (Neumann, Robin))]
+        for side, mine in mesh.sides():
+            mine = mine[np.isin(self.owners[mine], natural)]
+            if len(mine) == 0:
+                continue
             at, w = mesh.cell.side_rule(side, self.order)
             cells = mesh.cells[mesh.facets[mine, 0]]
             edge = edge_points(mesh.cell, mesh.nodes[cells], side, at)
@@ -249,14 +266,13 @@ def _identify(problem: Elliptic, mesh: Mesh) -> Integers:
     return np.unique(number, return_inverse=True)[1]
 
 
-def newton(form: WeakForm, p: float, linear: Linear, tolerance: float, history: History) -> tuple[Array, str]:
+def newton(form: WeakForm, p: float, linear: Linear, history: History) -> tuple[Array, str]:
     """Minimise the energy for p != 2, on a path of exponents that starts at 2.
 
     Args:
         form: of the problem.
         p: the exponent.
         linear: solves a sparse system.
-        tolerance: energy norm of the last Newton step, relative to that of the solution.
         history: receives one row per Newton step.
 
     Returns:
@@ -266,8 +282,8 @@ def newton(form: WeakForm, p: float, linear: Linear, tolerance: float, history: 
     stages = max(1, round(abs(np.log(p - 1)) / PATH))
     for i in range(1, stages + 1):
         exponent = 1 + (p - 1) ** (i / stages)
-        u, error = _minimise(form, u, exponent, linear, tolerance if i == stages else 1e-2, history)
-    outcome = "converged" if error <= max(tolerance, 1e-8) else "not converged"
+        u, error = _minimise(form, u, exponent, linear, TIGHT if i == stages else LOOSE, history)
+    outcome = "converged" if error <= 100 * TIGHT else "not converged"
     how = f"{len(history.steps)} Newton steps up to p = {p:g}, {len(u)} unknowns, last step {error:.1e}"
     return form.complete(u), f"{outcome}: {how}"
 
