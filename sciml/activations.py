@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -151,6 +152,15 @@ def _sine(x: Tensor, order: int) -> Derivatives:
     return (s, c, -s) if order == 2 else (s, c, -s, -c)
 
 
+def _waves(x: Tensor, order: int, amplitude: float) -> Derivatives:
+    return tuple(amplitude * f for f in _sine(x, order))
+
+
+def waves(amplitude: float) -> Activation:
+    """``amplitude * sin x``, of Fourier feature layers."""
+    return replace(sine, name=f"{amplitude} sine", rule=partial(_waves, amplitude=amplitude))
+
+
 def _tanh(x: Tensor, order: int) -> Derivatives:
     t = torch.tanh(x)
     out = [t]
@@ -225,7 +235,7 @@ def named(name: str) -> Activation:
     Raises:
         ValueError: if it is none of this module's and no power of one.
     """
-    base, _, exponent = name.partition("**")
-    if base not in _NAMED or not (exponent or "1").isdecimal():
+    base, power, exponent = name.partition("**")
+    if base not in _NAMED or power and not exponent.isdecimal():
         raise ValueError(f"the saved activation is {name!r}, but must be a power of one of {', '.join(_NAMED)}")
     return _NAMED[base] ** int(exponent or 1)

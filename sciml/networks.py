@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sciml.activations import Activation, gelu, named, phi, relu, s2relu, sine, srelu, tanh
+from sciml.activations import Activation, gelu, named, phi, relu, s2relu, sine, srelu, tanh, waves
 from sciml.calculus import Taylor, jet
 from sciml.domain import Domain, domain_from
 from sciml.initialisations import Initialisation, glorot, he, init_rate, suited, uniform
@@ -336,10 +336,10 @@ class Mscale(_Network):
             weights[0] = self.stretch.unsqueeze(-1) * weights[0]
         activations = [self.activation] * len(self.widths)
         if self.fourier is not None:
-            # cos z = sin(z + pi/2): a sine layer of twice the width; its factor s goes into the next weights
-            weights[0], weights[1] = torch.cat([weights[0], weights[0]], -1), self.fourier * weights[1]
+            # cos z = sin(z + pi/2): a sine layer of twice the width
+            weights[0] = torch.cat([weights[0], weights[0]], -1)
             biases[0] = torch.cat([biases[0] + math.pi / 2, biases[0]], -1)
-            activations[0] = sine
+            activations[0] = waves(self.fourier)
         if self.prefactor:
             factor = self.scales**self.inputs
             weights[-1], biases[-1] = factor[:, None, None] * weights[-1], factor[:, None] * biases[-1]

@@ -8,6 +8,7 @@ a narrow width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -76,7 +77,7 @@ def propagate(t: Taylor, hidden: Sequence[Layer], weight: Tensor, bias: Tensor, 
         out = Step.apply(h, layer.weight, layer.bias, start, layer.activation, channels, above)[0]
         h = out + h if shortcut and k and out.shape == h.shape else out
     # one product, which also sums over the subnetworks
-    stacked = h.reshape(-1, h.shape[-2] * h.shape[-1])
+    stacked = h.reshape(math.prod(h.shape[:-2]), h.shape[-2] * h.shape[-1])  # -1 is ambiguous without points
     y = _rows(torch.matmul(weight.reshape(-1, weight.shape[-1]).T, stacked), h)
     first, lap, second = (a.permute(1, 2, 0) for a in channels.split(y))
     return Taylor(
