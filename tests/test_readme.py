@@ -12,6 +12,12 @@ CLAIMS = [
     ("the same with scales", "poisson_stored", (SCALES, "area x MSE"), ".1e"),
     ("the same by a plain network", "poisson_stored", (PLAIN, "area x MSE"), ".3f"),
     ("the same by finite differences", "poisson_stored", ("finite differences", "area x MSE"), ".1e"),
+    ("perforated square", "poisson_demo", ("frozen features", "rel_l2"), ".1e"),
+    ("of MscaleDNN after 1000", "poisson_demo", ("MscaleDNN", "rel_l2"), ".3f"),
+    ("of a plain network of its size", "poisson_demo", (PLAIN, "rel_l2"), ".2f"),
+    ("of finite differences with 256", "poisson_demo", ("finite differences", "rel_l2"), ".1e"),
+    ("p = 2, eps", "p_laplacian_line_p2", ("MscaleDNN", "rel_l2"), ".1e"),
+    ("p-Laplacian line, p = 5", "p_laplacian_line_p5", ("MscaleDNN", "rel_l2"), ".1e"),
     ("viscosity of Burgers", "burgers_inverse", ("nu", "relative error"), ".4f"),
     ("its standard error", "burgers_inverse", ("nu", "standard error"), ".2e"),
 ]
