@@ -50,12 +50,6 @@ class Mesh:
     feet: Array
     flattened: int = 0
 
-    @property
-    def size(self) -> float:
-        """Mean size of a cell: a length, the d-th root of its volume in the bounding box."""
-        extent = np.ptp(self.nodes, axis=0)
-        return float((extent.prod() / len(self.cells)) ** (1 / self.cell.dim))
-
     def sides(self) -> Iterator[tuple[int, Integers]]:
         """The boundary facets by the side of the cell that they are: its number, and indices into `facets`."""
         for side in range(len(self.cell.slopes)):
@@ -129,7 +123,7 @@ def _grid(box: Box, h: float, degree: int, interfaces: Sequence[Domain]) -> Mesh
 
 
 @contextmanager
-def _gmsh() -> Iterator[Any]:
+def _gmsh(options: dict[str, float]) -> Iterator[Any]:
     """A silent gmsh with an empty model; whatever happens, nothing of it is left behind."""
     try:
         import gmsh
@@ -139,9 +133,11 @@ def _gmsh() -> Iterator[Any]:
     mine = not gmsh.isInitialized()
     if mine:
         gmsh.initialize(readConfigFiles=False, run=False, interruptible=False)
-    before = None if mine else gmsh.model.getCurrent()
+    before = "" if mine else gmsh.model.getCurrent()
+    kept = {name: gmsh.option.getNumber(name) for name in options}
     try:
-        gmsh.option.setNumber("General.Terminal", 0)
+        for name, value in options.items():
+            gmsh.option.setNumber(name, value)
         gmsh.model.add("sciml")
         yield gmsh
     finally:
@@ -150,30 +146,31 @@ def _gmsh() -> Iterator[Any]:
         else:
             gmsh.model.remove()
             gmsh.model.setCurrent(before)
+            for name, value in kept.items():
+                gmsh.option.setNumber(name, value)
 
 
 def _fitted(domain: Domain, h: float, degree: int, interfaces: Sequence[Domain]) -> Mesh:
-    with _gmsh() as gmsh:
+    options = {
+        "General.Terminal": 0,
+        "Mesh.MeshSizeMax": h,
+        "Mesh.MeshSizeFromCurvature": CURVATURE if min(domain.dim, degree) <= 2 else 1.5 * CURVATURE,
+        "Mesh.Algorithm": 6,
+        "Mesh.Algorithm3D": 1,
+        "Mesh.MaxNumThreads1D": 1,
+        "Mesh.MaxNumThreads2D": 1,
+        "Mesh.MaxNumThreads3D": 1,
+        "Mesh.RandomSeed": 1,
+        "Mesh.HighOrderThresholdMin": 2 * OVERLAP,
+        "Mesh.HighOrderNumLayers": 2,
+        "Mesh.HighOrderPassMax": 5,
+    }
+    with _gmsh(options) as gmsh:
         body = _shape(gmsh, domain)
         inner = [tag for part in interfaces for tag in _shape(gmsh, part & domain)]
         if inner:
             gmsh.model.occ.fragment(body, inner)
         gmsh.model.occ.synchronize()
-        options = {
-            "Mesh.MeshSizeMax": h,
-            "Mesh.MeshSizeFromCurvature": CURVATURE if min(domain.dim, degree) <= 2 else 1.5 * CURVATURE,
-            "Mesh.Algorithm": 6,
-            "Mesh.Algorithm3D": 1,
-            "Mesh.MaxNumThreads1D": 1,
-            "Mesh.MaxNumThreads2D": 1,
-            "Mesh.MaxNumThreads3D": 1,
-            "Mesh.RandomSeed": 1,
-            "Mesh.HighOrderThresholdMin": 2 * OVERLAP,
-            "Mesh.HighOrderNumLayers": 2,
-            "Mesh.HighOrderPassMax": 5,
-        }
-        for name, value in options.items():
-            gmsh.option.setNumber(name, value)
         gmsh.model.mesh.generate(domain.dim)
         gmsh.model.mesh.setOrder(degree)
         cell, nodes, cells = _read(gmsh, domain)

@@ -402,8 +402,10 @@ def test_gmsh_leaves_nothing_behind_and_works_beside_a_user_and_in_threads():
     gmsh.initialize(interruptible=False)
     try:
         gmsh.model.add("mine")
+        size = gmsh.option.getNumber("Mesh.MeshSizeMax")
         build(RING, 6, 2)
         assert gmsh.isInitialized() and gmsh.model.getCurrent() == "mine"
+        assert gmsh.option.getNumber("Mesh.MeshSizeMax") == size
     finally:
         gmsh.finalize()
     meshes = []
