@@ -3,8 +3,8 @@
 A step is the Ritz energy of 1000 points and its gradient with respect to all parameters, float64, six subnetworks of
 three hidden layers of width 30: (a) as one `Mscale`, (b) as a loop over six `Dense` networks that carry the same
 derivative channels, (c) as a loop over six plain torch networks with autograd in x, (d) `Mscale` with the squared
-Laplacian instead. Contestants take turns and the fastest turn of each counts, so that other work on the machine disturbs
-all alike; with one thread the clock is the thread's CPU time.
+Laplacian instead. Contestants take turns and the fastest turn of each counts, so that other work on the machine
+disturbs all alike; with one thread the clock is the thread's CPU time.
 """
 
 import sys
