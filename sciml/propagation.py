@@ -8,7 +8,6 @@ a narrow width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -77,7 +76,7 @@ def propagate(t: Taylor, hidden: Sequence[Layer], weight: Tensor, bias: Tensor, 
         out = Step.apply(h, layer.weight, layer.bias, start, layer.activation, channels, above)[0]
         h = out + h if shortcut and k and out.shape == h.shape else out
     # one product, which also sums over the subnetworks
-    stacked = h.reshape(math.prod(h.shape[:-2]), h.shape[-2] * h.shape[-1])  # -1 is ambiguous without points
+    stacked = h.reshape(h.shape[:-2].numel(), h.shape[-2] * h.shape[-1])
     y = _rows(torch.matmul(weight.reshape(-1, weight.shape[-1]).T, stacked), h)
     first, lap, second = (a.permute(1, 2, 0) for a in channels.split(y))
     return Taylor(
@@ -243,15 +242,16 @@ def _pull(
             for a, b in ((i, j), (j, i)):
                 row = first.select(-2, b) * g_second.select(-2, k)
                 back[a] = back[a] + row if a in back else row
-    to_value = f[1] * bend
-    for i, row in back.items():
-        to_value = torch.addcmul(to_value, f[2] * first.select(-2, i), row, value=0.5)
-    sent = {i: f[1] * row for i, row in back.items()}
+    to_value = [(0, f[1], bend)]
+    if back:
+        bent = sum((first.select(-2, i) * row for i, row in back.items()), torch.zeros_like(bend))
+        to_value.append((0, f[2], 0.5 * bent))
     if slopes is None:
-        return _add_rows(f1 * g, {0: to_value, **{1 + i: row for i, row in sent.items()}}), None
+        return _add_products(f1 * g, [*to_value, *((1 + i, f[1], row) for i, row in back.items())]), None
     rows = [0, *range(1 + channels.dim, g.shape[-2])]
-    gz = _add_rows(f1 * (g.narrow(-2, 0, 1) if len(rows) == 1 else g[..., rows, :]), {0: to_value})
-    return gz, _add_rows(f1 * g_first, sent).sum(-1).sum_to_size(slopes.shape)
+    gz = f1 * (g.narrow(-2, 0, 1) if len(rows) == 1 else g[..., rows, :])
+    to_first = _add_products(f1 * g_first, [(i, f[1], row) for i, row in back.items()])
+    return _add_products(gz, to_value), to_first.sum(-1).sum_to_size(slopes.shape)
 
 
 def _push(
@@ -277,13 +277,16 @@ def _push(
     return torch.cat(parts, -2)
 
 
-def _add_rows(packed: Tensor, rows: dict[int, Tensor]) -> Tensor:
-    """Add to some rows of a fresh tensor: in place, but where transforms of torch.func may not allow that."""
-    if torch.is_grad_enabled():
-        return torch.stack([a + rows[i] if i in rows else a for i, a in enumerate(packed.unbind(-2))], -2)
-    for i, row in rows.items():
-        packed.select(-2, i).add_(row)
-    return packed
+def _add_products(packed: Tensor, terms: Sequence[tuple[int, Tensor, Tensor]]) -> Tensor:
+    """Add a * b to row k of a fresh tensor for all (k, a, b): in place, but where torch.func may not allow that."""
+    if not torch.is_grad_enabled():
+        for k, a, b in terms:
+            packed.select(-2, k).addcmul_(a, b)
+        return packed
+    rows = list(packed.unbind(-2))
+    for k, a, b in terms:
+        rows[k] = rows[k] + a * b
+    return torch.stack(rows, -2)
 
 
 def _columns(a: Tensor) -> Tensor:
