@@ -94,6 +94,9 @@ class _Network(nn.Module):
         half = (upper - lower) / 2 * (self.stretch if self.stretch is not None else 1)
         middle = torch.zeros_like(half) if box is not None else (lower + upper) / 2
         self._seen = (middle - half, middle + half)  # the box as the first layer sees it
+        # Having freed one block of 32 MB, the allocator of glibc keeps that much memory instead of giving it back after
+        # every training step, only to be handed the same pages anew, which takes as long as the arithmetic of the step.
+        torch.empty(4_000_000, dtype=torch.float64)
 
     def _layers(self) -> tuple[list[Layer], Tensor, Tensor]:
         """Hidden layers as weight ``(*s, in, out)``, bias ``(*s, out)``, activation, and the last weight and bias.

@@ -8,7 +8,8 @@ a narrow width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch.autograd import forward_ad
 from sciml.activations import Activation, Derivatives
 from sciml.calculus import Pairs, Taylor
 
-__all__ = ["Channels", "Layer", "Step", "propagate"]
+__all__ = ["Channels", "Gradient", "Layer", "Step", "propagate"]
 
 
 class Layer(NamedTuple):
@@ -60,11 +61,30 @@ def propagate(t: Taylor, hidden: Sequence[Layer], weight: Tensor, bias: Tensor, 
         bias: ``(*s, out)`` of the linear last layer.
         shortcut: a hidden layer adds the one before it where their widths are equal.
     """
+    first = t.first
+    if first is None or t.lap is not None or t.second is not None or weight.shape[-1] > 1 or not _constant(first):
+        return _by_steps(t, hidden, weight, bias, shortcut)
+    if len(t.value) == 1:  # one point at a time, as in a batch of gradients: reverse mode would go through twice
+        return _by_steps(t, hidden, weight, bias, shortcut)
+    parameters = [p for layer in hidden for p in layer[:2]]
+    activations = tuple(layer.activation for layer in hidden)
+    above = int(torch.is_grad_enabled())
+    value, gradient = Gradient.apply(t.value, activations, shortcut, above, *parameters, weight, bias)[:2]
+    return Taylor(value[:, None], torch.matmul(first[:, 0], gradient)[..., None])
+
+
+def _constant(first: Tensor) -> bool:
+    """Whether first derivatives ``(d, n, m)`` are the same at all n points, as far as the strides tell."""
+    return first.shape[1] == 1 or first.stride(1) == 0
+
+
+def _by_steps(t: Taylor, hidden: Sequence[Layer], weight: Tensor, bias: Tensor, shortcut: bool) -> Taylor:
+    """Any expansion, all derivatives forward."""
     pairs = t.pairs if t.second is not None else ()
     channels = Channels(0 if t.first is None else len(t.first), t.lap is not None, pairs)
     rows, slopes = [t.value[None]], None
     if t.first is not None:
-        if t.first.shape[1] == 1 or t.first.stride(1) == 0:
+        if _constant(t.first):
             slopes = torch.matmul(hidden[0].weight.mT, t.first[:, 0].T)
         else:
             rows.append(t.first)
@@ -305,3 +325,143 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     for i in range(1, b.shape[-2]):
         total = torch.addcmul(total, a.select(-2, i), b.select(-2, i))
     return total
+
+
+class Gradient(torch.autograd.Function):
+    """Value and gradient of a scalar network by reverse mode, with a closed backward pass.
+
+    ``apply(x, activations, shortcut, above, *parameters)``, parameters W_1, b_1, ..., W_l, b_l as in `propagate`, gives
+    ``y (n,)`` and ``G (in, n)``, then what the backward pass needs. That pass is six matrix products per layer and
+    point, whatever the number of coordinates is; d derivative channels take ``3 (1 + d)``::
+
+        z_k = W_k^T h_(k-1) + b_k,  h_k = f(z_k),           up    (1)
+        q_k = f'(z_k) r_k,          r_(k-1) = W_k q_k,      down  (1), r_l = W_(l+1), and r_0 = G
+        t_k = W_k^T f'(z_(k-1)) t_(k-1),                    up    (1), the derivative of z along the gradient of G
+        g_k = f'(z_k) W_(k+1) g_(k+1) + f''(z_k) t_k r_k,   down  (1), g_(l+1) the gradient of y
+        dW_k = h_(k-1) g_k^T + f'(z_(k-1)) t_(k-1) q_k^T          (2)
+
+    Where more than that is wanted (derivatives of these derivatives, of x, batches) the derivative channels take over.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, activations: Sequence[Activation], shortcut: bool, above: int, *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
+        """``y``, ``G``, and for each layer h, f', f'', r, q."""
+        weights, biases = parameters[::2], parameters[1::2]
+        h = x.T
+        hs: list[Tensor] = []
+        f1s: list[Tensor] = []
+        f2s: list[Tensor] = []
+        for k, activation in enumerate(activations):
+            z = torch.matmul(weights[k].mT, h).add_(biases[k].unsqueeze(-1))
+            f = activation.derivatives(z, 1 + above)
+            h = f[0] + h if _adds(weights, k, shortcut) else f[0]
+            hs.append(h)
+            f1s.append(f[1])
+            f2s += f[2:]
+        y = torch.matmul(weights[-1].reshape(1, -1), h.reshape(-1, len(x)))[0] + biases[-1].sum()
+        rs, qs = [], []
+        r = weights[-1]
+        for k in range(len(activations) - 1, -1, -1):
+            q = f1s[k] * r
+            rs.append(r)
+            qs.append(q)
+            if k:
+                below = torch.matmul(weights[k], q)
+                r = below.add_(r) if _adds(weights, k, shortcut) else below
+        first = weights[0].movedim(-2, 0)
+        gradient = torch.matmul(first.reshape(len(first), -1), q.reshape(-1, len(x)))
+        kept = [*hs, *f1s, *f2s, *rs[:0:-1], *qs[::-1]] if above else []
+        return (y, gradient, *kept)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """What the backward pass needs."""
+        x, ctx.activations, ctx.shortcut, _, *parameters = inputs
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, *parameters, *output[2:])
+        ctx.save_for_forward(x, *parameters, *output[2:])
+
+    @staticmethod
+    def _open(ctx: Any) -> tuple[Callable[..., tuple[Tensor, Tensor]], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The same function by derivative channels, its arguments, and what forward kept."""
+        count = 3 + 2 * len(ctx.activations)
+        arguments, kept = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        return partial(_by_channels, ctx.activations, ctx.shortcut), arguments, kept
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients with respect to the parameters."""
+        function, (x, *parameters), kept = Gradient._open(ctx)
+        gy = x.new_zeros(len(x)) if grads[0] is None else grads[0]
+        gg = torch.zeros_like(x).T if grads[1] is None else grads[1]
+        moving = any(forward_ad.unpack_dual(p).tangent is not None for p in (gy, gg, *parameters))
+        if not kept or moving or torch.is_grad_enabled() or ctx.needs_input_grad[0]:
+            gx, *g = torch.func.vjp(function, x, *parameters)[1]((gy, gg))
+            return gx, None, None, None, *g
+        return None, None, None, None, *_gradient_backward(gy, gg, x, parameters, kept, ctx.shortcut)
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor | None, _a: None, _b: None, _c: None, *tangents: Tensor | None) -> tuple[Any, ...]:
+        """Tangents of y and G: the transpose of the pull-back, which is linear."""
+        function, arguments, kept = Gradient._open(ctx)
+        given = (dx, *tangents)
+        moved = tuple(torch.zeros_like(a) if t is None else t for a, t in zip(arguments, given, strict=True))
+        value, pull, *_ = torch.func.vjp(function, *arguments)
+        push = torch.func.vjp(pull, tuple(torch.zeros_like(v) for v in value))[1]
+        return *push(moved)[0], *(None for _ in kept)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        """By derivative channels."""
+        x, activations, shortcut, _, *parameters = inputs
+        function = partial(_by_channels, activations, shortcut)
+        dims = (in_dims[0], *in_dims[4:])
+        return torch.func.vmap(function, dims)(x, *parameters), (0, 0)
+
+
+def _by_channels(
+    activations: Sequence[Activation], shortcut: bool, x: Tensor, *parameters: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``y (n,)`` and ``G (in, n)`` by derivative channels."""
+    layers = [Layer(*p) for p in zip(parameters[:-2:2], parameters[1:-2:2], activations, strict=True)]
+    t = _by_steps(Taylor.seed(x, 1), layers, parameters[-2], parameters[-1], shortcut)
+    assert t.first is not None
+    return t.value[:, 0], t.first[..., 0]
+
+
+def _adds(weights: Sequence[Tensor], k: int, shortcut: bool) -> bool:
+    """Whether hidden layer k adds the one before it."""
+    return shortcut and k > 0 and weights[k].shape[-2] == weights[k].shape[-1]
+
+
+def _gradient_backward(
+    gy: Tensor, gg: Tensor, x: Tensor, parameters: Sequence[Tensor], kept: Sequence[Tensor], shortcut: bool
+) -> list[Tensor]:
+    """Gradients with respect to W_1, b_1, ... in the notation of `Gradient`."""
+    weights, last = parameters[:-2:2], parameters[-2]
+    depth = len(weights)
+    hs, f1s, f2s = ([*kept[i * depth : (i + 1) * depth]] for i in range(3))
+    rs, qs = [*kept[3 * depth : 4 * depth - 1], last], kept[4 * depth - 1 :]
+    moved, bent, s = [gg], [], gg  # the derivatives of h along gg, and t r
+    for k in range(depth):
+        t = torch.matmul(weights[k].mT, s)
+        bent.append(t * rs[k])
+        s = t.mul_(f1s[k])
+        if _adds(weights, k, shortcut):
+            s = s.add_(moved[-1])
+        moved.append(s)
+    g_last = torch.matmul(hs[-1], gy).add_(s.sum(-1)).unsqueeze(-1)
+    found = [gy.sum().expand(parameters[-1].shape), g_last]
+    gh = last * gy
+    for k in range(depth - 1, -1, -1):
+        g = (f1s[k] * gh).addcmul_(f2s[k], bent[k])
+        below = hs[k - 1] if k else x.T
+        g_weight = torch.matmul(below, g.mT).add_(torch.matmul(moved[k], qs[k].mT))
+        found += [g.sum(-1), g_weight]
+        if k:
+            down = torch.matmul(weights[k], g)
+            gh = down.add_(gh) if _adds(weights, k, shortcut) else down
+    return found[::-1]

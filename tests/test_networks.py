@@ -214,10 +214,11 @@ def test_functional_transforms_agree(name, order, pairs):
     torch.testing.assert_close(vmap(full, (0, 0))(stack, torch.stack([x, -x]))[1], full(half, -x))
 
 
+@pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("name", ["dense", "kind 2"])
-def test_hessians_of_a_loss_agree_between_modes(name):
+def test_hessians_of_a_loss_agree_between_modes(name, order):
     network, x = randomised(BUILDERS[name](2, sine)), points(4, 2)
-    whole = Everything(network, 2)
+    whole = Everything(network, order)
     values = {f"network.{k}": p.detach() for k, p in network.named_parameters()}
     loss = lambda p: functional_call(whole, p, (x,)).square().mean()  # noqa: E731
     gradient = torch.func.grad(loss)(values)
@@ -235,6 +236,44 @@ def test_hessians_of_a_loss_agree_between_modes(name):
         torch.testing.assert_close(gradient[k], g.detach())
         torch.testing.assert_close(forward[k], r)
         torch.testing.assert_close(t, r)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("activation", [sine, s2relu, srelu], ids=lambda a: a.name)
+def test_energies_have_the_gradient_that_autograd_finds(name, activation):
+    network, x = randomised(BUILDERS[name](3, activation)), points(9, 3)
+
+    def gradient(value, slope):
+        loss = (slope.square().sum() + value.square().sum()) / 2 + value.sum()
+        return torch.autograd.grad(loss, list(network.parameters()))
+
+    j, y = jet(network, x, 1), x.clone().requires_grad_()
+    value = network(y)
+    columns = value[:, None] if value.ndim == 1 else value
+    slopes = [torch.autograd.grad(c.sum(), y, create_graph=True)[0] for c in columns.T]
+    for found, expected in zip(gradient(j.value, j.gradient), gradient(value, torch.stack(slopes, 1)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * max(1.0, expected.abs().max().item()))
+
+
+@pytest.mark.parametrize("part", ["value", "gradient"])
+def test_a_loss_of_the_value_or_of_the_gradient_alone(part):
+    network, x = randomised(Mscale(2, (5, 5), (1, 2))), points(6, 2)
+    network.requires_grad_(False)
+    network.weights[1].requires_grad_()
+    getattr(jet(network, x, 1), part).square().sum().backward()
+    y = x.clone().requires_grad_()
+    value = network(y)
+    expected = value if part == "value" else torch.autograd.grad(value.sum(), y, create_graph=True)[0]
+    torch.testing.assert_close(
+        network.weights[1].grad, torch.autograd.grad(expected.square().sum(), network.weights[1])[0]
+    )
+
+
+def test_jets_are_differentiable_with_respect_to_the_points():
+    network, x = randomised(Mscale(2, (5, 5), (1, 2))), points(4, 2).requires_grad_()
+    slope = torch.autograd.grad(jet(network, x, 1).gradient[:, 0].sum(), x)[0]
+    second = jet(network, x.detach(), 2, ((0, 0), (0, 1))).second
+    torch.testing.assert_close(slope, torch.stack([second[0, 0], second[0, 1]], 1))
 
 
 def test_a_training_step_evaluates_sine_and_cosine_once_per_layer():
