@@ -436,8 +436,14 @@ class Hard(nn.Module):
         return Taylor(result.value + self.boundary, result.first, result.lap, result.second, result.pairs)
 
     def describe(self) -> dict[str, Any]:
-        """What `restore` needs beside `arrays`, as JSON; a `lift` is only mentioned."""
+        """What `restore` needs beside `arrays`, as JSON; a `lift` is only mentioned.
+
+        Raises:
+            ValueError: if the network is none of this module's.
+        """
         inner: Any = self.network
+        if type(inner) not in _INNER.values():
+            raise ValueError(f"the network is a {type(inner).__name__}, but files store {', '.join(_INNER)}")
         return {
             "network": {"kind": inner.kind, "describe": inner.describe()},
             "domain": self.domain.describe(),

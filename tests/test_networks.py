@@ -463,6 +463,7 @@ def test_a_hard_field_comes_back_and_asks_for_its_lift():
         lambda: Mscale(1, (4,), range(1, 9), kind=1),
         lambda: Mscale(1, (4,), (1, 2), kind=1, prefactor=True),
         lambda: Hard(Dense(1, (4,)), Box([0], [1]), None),
+        lambda: Hard(torch.nn.Linear(1, 1), Box([0], [1])).describe(),
         lambda: Dense(2, (4,))(points(5, 3)),
         lambda: Dense(2, (4,))(points(5, 2)[0]),
         lambda: Dense.restore(Dense(2, (4,)).describe(), Dense(2, (5,)).arrays()),
