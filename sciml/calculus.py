@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Field = Callable[[Tensor], Tensor]
 Pairs = tuple[tuple[int, int], ...]
 
-__all__ = ["Field", "Jet", "Pairs", "Taylor", "jet", "partial"]
+__all__ = ["Field", "Jet", "Pairs", "Taylor", "at", "jet", "partial"]
 
 
 @dataclass(frozen=True)
@@ -226,3 +227,45 @@ def _derivative(function: Field, i: int) -> Field:
         return torch.stack([_derivative(_column(function, k), i)(y) for k in range(shape[1])], 1)
 
     return derived
+
+
+# ---------------------------------------------------------------------------------------------------- other parameters
+
+
+def at(model: nn.Module, parameters: Mapping[str, Tensor]) -> Field:
+    """A network as a Field at other parameters: differentiable in them and, like the network, fast in its jets.
+
+    Args:
+        model: any module; it is not changed.
+        parameters: by name, as in ``model.named_parameters()``; those left out are as they are.
+    """
+    return _At(model, parameters)
+
+
+class _Methods(nn.Module):
+    """Lets `torch.func.functional_call` reach every method of a model, not only forward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, name: str, *arguments: Any) -> Any:
+        member = getattr(self.model, name)
+        return member(*arguments) if callable(member) else member
+
+
+class _At:
+    def __init__(self, model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+        self._methods = _Methods(model)
+        self._parameters = {f"model.{k}": v for k, v in parameters.items()}
+        # a Field has these only if the model has them
+        if hasattr(model, "taylor"):
+            self.taylor = lambda t: self._call("taylor", t)
+        if hasattr(model, "unknowns"):
+            self.unknowns = self._call("unknowns")
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return torch.func.functional_call(self._methods, self._parameters, (name, *arguments))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._call("__call__", x)

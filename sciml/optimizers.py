@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sciml.calculus import at
 from sciml.conditions import Data
 from sciml.objective import Batch, Block, LeastSquares, Ritz, rebuilt
 from sciml.training import Stepper, Work, _check_steps
@@ -26,35 +27,6 @@ from sciml.training import Stepper, Work, _check_steps
 __all__ = ["GaussNewton", "sample_jacobian", "standard_errors"]
 
 Parameters = dict[str, Tensor]
-
-
-class _Methods(nn.Module):
-    """Lets `functional_call` reach every method of a model, not only forward."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, name: str, *arguments: Any) -> Any:
-        member = getattr(self.model, name)
-        return member(*arguments) if callable(member) else member
-
-
-class _At:
-    """The model as a Field at other parameters."""
-
-    def __init__(self, methods: _Methods, parameters: Parameters) -> None:
-        self._methods, self._parameters = methods, {f"model.{k}": v for k, v in parameters.items()}
-        if hasattr(methods.model, "taylor"):
-            self.taylor = lambda t: self._call("taylor", t)
-        if hasattr(methods.model, "unknowns"):
-            self.unknowns = self._call("unknowns")
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        return torch.func.functional_call(self._methods, self._parameters, (name, *arguments))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._call("__call__", x)
 
 
 def _trainable(model: nn.Module) -> Parameters:
@@ -88,15 +60,15 @@ def sample_jacobian(
     Returns:
         ``r (rows,)``, ``J (rows, parameters)`` and the rows of each block by name. Rows are ordered point by point.
     """
-    methods, parameters = _Methods(model), _trainable(model)
+    parameters = _trainable(model)
     count = sum(p.numel() for p in parameters.values())
     rows, jacobians, slices, begin = [], [], {}, 0
     for name, block in batch.blocks.items():
         tensors, rebuild = _open(block)
 
-        def single(p: Parameters, *at: Tensor, name: str = name, rebuild: Any = rebuild) -> tuple[Tensor, Tensor]:
-            one = Batch({name: rebuild([t[None] for t in at])}, batch.progress)
-            r = vector(_At(methods, p), one)
+        def single(p: Parameters, *of: Tensor, name: str = name, rebuild: Any = rebuild) -> tuple[Tensor, Tensor]:
+            one = Batch({name: rebuild([t[None] for t in of])}, batch.progress)
+            r = vector(at(model, p), one)
             return r, r
 
         each = torch.func.vmap(

@@ -102,7 +102,11 @@ class Stepper(Protocol):
 
 
 class Stage(Protocol):
-    """A frozen description of one part of the training."""
+    """A frozen description of one part of the training.
+
+    A stage that changes the network itself also has ``prepare(model)``, which does so in place and always in the same
+    way: it is called once before ``start``, and again on the way to a checkpoint that was written after it.
+    """
 
     @property
     def steps(self) -> int:
@@ -117,6 +121,12 @@ class Stage(Protocol):
     def start(self, model: nn.Module) -> Stepper:
         """Begin on a model."""
         ...
+
+
+def _prepare(stage: Stage, model: nn.Module) -> None:
+    prepare = getattr(stage, "prepare", None)
+    if prepare is not None:
+        prepare(model)
 
 
 def _check_steps(stage: Any) -> None:
@@ -371,7 +381,7 @@ class _Run:
         self.stepper: Stepper | None = None
         self.batch: Batch | None = None
         self.drawn_from = self.generator.get_state()
-        self.finished = False
+        self.finished = self.preparing = False
         if self.path is not None and self.path.exists():
             self.restore()
         self.before = self.history.seconds
@@ -385,7 +395,10 @@ class _Run:
         while self.stage < len(self.stages) and not self.finished:
             stage = self.stages[self.stage]
             if self.stepper is None:
+                self.preparing = True
+                _prepare(stage, self.model)
                 self.stepper = stage.start(self.model)
+                self.preparing = False
             reason = self.run_stage(stage, self.stepper, advance)
             self.history.reasons.append(f"{type(stage).__name__}: {reason}")
             self.stage, self.step, self.stepper, self.batch = self.stage + 1, 0, None, None
@@ -466,7 +479,7 @@ class _Run:
         return "diverged"
 
     def save(self) -> None:
-        if self.path is None:
+        if self.path is None or self.preparing:  # a half-prepared network belongs to no stage: the last file stays
             return
         state = {
             "model": dict(self.model.state_dict()),
@@ -488,6 +501,9 @@ class _Run:
         if description.get("kind") != "checkpoint":
             raise ValueError(f"{self.path} is not a checkpoint of a training run")
         state = _unflatten(description["tree"], arrays)
+        number, begun = state["position"][0], state["stepper"] is not None
+        for stage in self.stages[: number + begun]:
+            _prepare(stage, self.model)
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:

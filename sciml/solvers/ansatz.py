@@ -22,7 +22,7 @@ from sciml.problem import Elliptic
 from sciml.solvers.collocation import Collocation
 from sciml.solvers.families import Family, Polynomials, Waves, degrees_up_to, lattice
 from sciml.solvers.singular import Powers, corner_features, hole_features, regular_features
-from sciml.theory.spectrum import bandwidth
+from sciml.theory.spectra import bandwidth
 
 __all__ = ["Ansatz", "start"]
 

@@ -6,7 +6,7 @@ have near holes and corners (`families`, `singular`). The equation and every con
 without truncation (`leastsquares`): the features are redundant, but the least-squares solution is accurate wherever a
 solution of moderate size exists. For a nonlinear problem this is one step of Newton's method.
 
-The bandwidth along each axis starts from the spectrum of the data (`sciml.theory.spectrum`). One factorisation holds
+The bandwidth along each axis starts from the spectrum of the data (`sciml.theory.spectra`). One factorisation holds
 the solutions for all smaller bandwidths as well, because the columns are ordered, so the residuals at fresh points
 show how fast the error falls with the bandwidth, and how much larger it must be. The error estimate is the distance
 of two of these nested solutions times the ratio of their residuals.

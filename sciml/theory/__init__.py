@@ -70,6 +70,7 @@ _ROOMS = {
         "dropout_roughness",
         "observation_graph",
     ),
+    "spectra": ("Spectrum", "bandwidth", "radial", "spectrum"),
     "spikes": ("Spikes",),
     "stability": (
         "AdamStability",

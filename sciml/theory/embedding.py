@@ -351,7 +351,7 @@ class Grow:
         return self.then.resample
 
     def prepare(self, model: nn.Module) -> None:
-        """Widen in place, once: what a resumed run repeats before it loads the grown parameters."""
+        """Widen in place: what `training.fit` does before `start`, and a resumed run before it loads a checkpoint."""
         generator = torch.Generator().manual_seed(self.seed)
         for chain in chains(model):
             for layer in range(len(chain.widths)) if self.layers is None else self.layers:
@@ -360,8 +360,7 @@ class Grow:
                 _add(chain, layer, self.neurons, generator)
 
     def start(self, model: nn.Module) -> Any:
-        """Widen the network and begin `then` on it."""
-        self.prepare(model)
+        """Begin `then` on the widened network."""
         return self.then.start(model)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sciml.calculus import Field
+from sciml.calculus import Field, at
 
 Parameters = dict[str, Tensor]
 Closure = Callable[[Parameters], Tensor]
@@ -28,34 +28,6 @@ __all__ = [
 ]
 
 
-class _Methods(nn.Module):
-    """Lets `functional_call` reach every method of a model, not only forward."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, name: str, *arguments: Any) -> Any:
-        member = getattr(self.model, name)
-        return member(*arguments) if callable(member) else member
-
-
-class _At:
-    def __init__(self, model: nn.Module, parameters: Parameters) -> None:
-        self._methods = _Methods(model)
-        self._parameters = {f"model.{k}": v for k, v in parameters.items()}
-        if hasattr(model, "taylor"):
-            self.taylor = lambda t: self._call("taylor", t)
-        if hasattr(model, "unknowns"):
-            self.unknowns = self._call("unknowns")
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        return torch.func.functional_call(self._methods, self._parameters, (name, *arguments))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._call("__call__", x)
-
-
 def parameters_of(model: nn.Module) -> Parameters:
     """The trainable parameters by name, detached (they share memory with the model: do not write to them).
 
@@ -69,11 +41,6 @@ def parameters_of(model: nn.Module) -> Parameters:
     if not trainable:
         raise ValueError(f"model is a {type(model).__name__} without a parameter that has requires_grad")
     return trainable
-
-
-def at(model: nn.Module, parameters: Parameters) -> Field:
-    """The model as a Field at other parameters; differentiable in them and, like the model, fast in its jets."""
-    return _At(model, parameters)
 
 
 def loss_closures(model: nn.Module, objective: Any, batch: Any) -> dict[str, Closure]:

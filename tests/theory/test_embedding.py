@@ -167,13 +167,13 @@ class Data:
         return {"data": (field(batch.blocks["data"].x).reshape(-1) - batch.blocks["data"].weight).square().mean()}
 
 
-def fitted(stages, callbacks=(), seed=0):
+def fitted(stages, callbacks=(), seed=0, checkpoint=None):
     from sciml.objective import Batch, Block
     from sciml.training import fit
 
     net = Dense(1, (6, 6), activation=tanh, generator=torch.Generator().manual_seed(seed))
     batch = Batch({"data": Block(X, Y)})
-    return net, fit(net, Data(), lambda generator: batch, stages, callbacks, seed=seed)
+    return net, fit(net, Data(), lambda generator: batch, stages, callbacks, checkpoint, seed)
 
 
 def test_growing_is_a_stage_that_keeps_the_output():
@@ -196,6 +196,47 @@ def test_prepare_leaves_the_output_unchanged():
     before = net(X).detach()
     theory.grow(Adam(1), neurons=20).prepare(net)
     assert float((net(X).detach() - before).abs().max()) <= 1e-12 and net.widths == (26, 26)
+
+
+@pytest.mark.parametrize("stop", [10, 19, 20, 25, 47])
+def test_a_run_resumed_across_growth_is_bit_identical(tmp_path, stop):
+    from sciml.training import LBFGS, Adam
+
+    stages = [Adam(20, lr=1e-2), theory.grow(LBFGS(20), neurons=3), theory.grow(Adam(10), neurons=2, layers=(1,))]
+    whole, history = fitted(stages)
+
+    def interrupt(step):
+        if step.number == stop:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "run.checkpoint.h5"
+    with pytest.raises(KeyboardInterrupt):
+        fitted(stages, [interrupt], checkpoint=path)
+    resumed, again = fitted(stages, seed=0, checkpoint=path)
+    assert resumed.widths == whole.widths == (9, 11)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert [r["loss"] for r in again.steps] == [r["loss"] for r in history.steps]
+    finished, once_more = fitted(stages, checkpoint=path)  # and a finished run is not grown or trained again
+    assert finished.widths == (9, 11) and len(once_more.steps) == len(history.steps)
+
+
+def test_an_interruption_while_growing_keeps_the_checkpoint_before(tmp_path):
+    from sciml.training import Adam
+
+    class Torn:
+        steps, resample = 10, None
+
+        def prepare(self, model):
+            theory.grow(Adam(1), neurons=1).prepare(model)
+            raise KeyboardInterrupt
+
+        def start(self, model):
+            raise AssertionError("not reached")
+
+    path = tmp_path / "run.checkpoint.h5"
+    with pytest.raises(KeyboardInterrupt):
+        fitted([Adam(5), Torn()], checkpoint=path)
+    assert not path.exists()  # nothing was written before, and a half-grown network must not be
 
 
 def test_bad_growth_is_refused():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sciml.domain import Ball, Box
-from sciml.theory.spectrum import bandwidth, radial, spectrum
+from sciml.theory.spectra import bandwidth, radial, spectrum
 
 SQUARE = Box([-1, -1], [1, 1])
 HOLES = SQUARE - Ball([-0.5, -0.5], 0.2) - Ball([0.5, 0.5], 0.3) - Ball([0.3, -0.4], 0.1)
@@ -68,3 +68,9 @@ def test_never_evaluated_outside():
 def test_a_field_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="finite values"):
         spectrum(lambda x: x, SQUARE)
+
+
+def test_the_front_door_gives_the_function_whatever_was_imported_before():
+    from sciml import theory
+
+    assert theory.spectrum is spectrum and theory.radial is radial and "spectrum" in theory.__all__
