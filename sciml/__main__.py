@@ -115,6 +115,7 @@ def show(path: RunFolder) -> None:
         print(f"  {name} = {value}")
     if metrics is not None:
         _print_metrics(path, everything=True)
+    _print_diagnostics(path)
     for file in sorted(p for p in path.rglob("*") if p.suffix in {".png", ".h5"}):
         print(file)
 
@@ -200,6 +201,34 @@ def _print_metrics(path: Path, everything: bool = False) -> None:
             metrics = {k: v for k, v in metrics.items() if not isinstance(v, Mapping)}
     for name, value in _flat(metrics):
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def _print_diagnostics(path: Path) -> None:
+    """What diagnostics saw of the training: the last value of each number they recorded, and how long they watched."""
+    from sciml.files import read_json
+
+    table = Table("diagnostic", "of", "records", "last step", "last values", box=None)
+    for file in sorted(path.rglob("*.diagnostic.json")):
+        kept = read_json(file)
+        if not isinstance(kept, dict) or kept.get("kind") != "diagnostic":
+            continue
+        rows, name = kept["records"], kept["name"]
+        of = str(file.parent.relative_to(path) / kept["of"])
+        last = rows[-1] if rows else {}
+        seen = [(k.removeprefix(f"{name}."), _spread(v)) for k, v in last.items() if k.startswith(f"{name}.")]
+        said = ", ".join(f"{k} {v}" for k, v in seen if v is not None) or "nothing happened"
+        table.add_row(escape(name), escape(of), str(len(rows)), _cell(last.get("step")), escape(said))
+    if table.row_count:
+        _console().print(table)
+
+
+def _spread(value: Any) -> str | None:
+    """A number, or the least and the largest of a list of them."""
+    values = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, (int, float))]
+    if not values:
+        return None
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low}..{high}"
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

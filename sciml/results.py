@@ -155,7 +155,8 @@ class Run:
             solver: anything with ``solve(problem, seed=, callbacks=, checkpoint=)``.
             problem: what to solve.
             seed: None takes the run's.
-            callbacks: handed to the solver; they do not see steps from before an interruption.
+            callbacks: handed to the solver; they do not see steps from before an interruption. Diagnostics among them
+                leave their picture and numbers in the folder (of all steps: the solution's history has them).
             tolerate_divergence: return a diverged Solution instead of raising, for an experiment that counts them.
 
         Raises:
@@ -164,18 +165,27 @@ class Run:
         path, checkpoint = self.path / f"{name}.h5", self.path / f"{name}.checkpoint.h5"
         if path.exists():
             print(f"{name}: finished before the interruption, loaded", flush=True)
-            return self.load(path, problem=problem)
+            solution = self.load(path, problem=problem)
+            self._keep(name, callbacks, solution)
+            return solution
         print(f"{name} ...", flush=True)
         seed = self.seed if seed is None else seed
         solution = solver.solve(problem, seed=seed, callbacks=callbacks, checkpoint=checkpoint)
         print(f"{name}: {solution.seconds:.1f} s, {solution.status or 'done'}", flush=True)
         if solution.status.startswith("diverged") and not tolerate_divergence:
             raise Diverged(f"{name} {solution.status}")
+        self._keep(name, callbacks, solution)
         if solution.savable:
             solution.save(path)
             checkpoint.unlink(missing_ok=True)
         # otherwise the checkpoint stays: its training is finished, so a resumed run passes through it at once
         return solution
+
+    def _keep(self, name: str, callbacks: Sequence[Any], solution: Any) -> None:
+        """Save what diagnostics recorded; recognised by their shape, since they stand above."""
+        for callback in callbacks:
+            if hasattr(callback, "save") and hasattr(callback, "records"):
+                callback.save(self.path, name, getattr(solution.history, "records", None))
 
     def _write(self, status: str) -> None:
         self._provenance["device"] = _device()  # again: by now torch is there to be asked

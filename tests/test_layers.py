@@ -36,7 +36,7 @@ ROOMS["report"] = {"results", "solution"}
 ROOMS["own"] = {"problem", "report", "results", "solvers"}
 ROOMS["catalogue"] = {"options", "own"}
 ROOMS["experiments"] = {"catalogue", "files", "options", "results", "solution"}
-ROOMS["__main__"] = {"catalogue", "experiments", "options", "results"}
+ROOMS["__main__"] = {"catalogue", "experiments", "files", "options", "results"}
 ROOMS["__init__"] = set(ROOMS)  # under TYPE_CHECKING; at run time it imports nothing
 
 

@@ -84,7 +84,16 @@ _ROOMS = {
     "kernels": ("Kernel", "kernel_spectrum", "ntk", "term_traces"),
     "lfp": ("LFP", "FourierVariational", "power_decay", "relu_decay", "tanh_decay"),
     "terms": ("FrequencyPreference", "TermBalance"),
-    "diagnostic": ("Diagnostic", "Snapshots", "State", "every", "log_spaced", "replay", "untouched"),
+    "diagnostic": (
+        "Diagnostic",
+        "Snapshots",
+        "State",
+        "every",
+        "log_spaced",
+        "read_records",
+        "replay",
+        "untouched",
+    ),
     "functional": ("at", "loss_closures", "parameter_jacobian", "parameters_of", "sample"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -141,6 +141,17 @@ class Condensation(Diagnostic):
             record |= {name: count, f"{name}.ratio": count / len(found[name])}
         return record
 
+    def draw(self, figure: Any, records: Sequence[Record]) -> None:
+        """Effective neurons of every layer against the step."""
+        axes = figure.subplots()
+        names = [k.removeprefix(f"{self.name}.") for k in records[-1] if k.startswith(f"{self.name}.")]
+        for name in names:
+            if not name.endswith(".ratio"):
+                steps, counts = self.series(name, records)
+                axes.plot(steps + 1, counts, "o-", markersize=3, label=name)
+        axes.set(xlabel="step + 1", xscale="log", yscale="log", ylabel="effective neurons")
+        axes.legend(fontsize="small", ncols=1 + len(names) // 16)
+
     def similarity(self, model: nn.Module, figure: Any = None, layer: str | None = None) -> Any:
         """Draw the cosines between the neurons of a layer, ordered by cluster."""
         from matplotlib.figure import Figure

@@ -7,7 +7,8 @@ A diagnostic implements ``observe(state) -> dict`` and gets the rest from here:
   (log-spaced by default), keeps the results in ``diagnostic.records`` and hands them to ``history.records`` under
   "name.key";
 - over a finished run, ``replay(diagnostic, model, folder)``, if the run kept `Snapshots`;
-- ``diagnostic.plot()``.
+- ``diagnostic.plot()``, and ``diagnostic.save(folder, "network")`` for a picture and numbers that ``sciml show`` names;
+  run folders do this for every diagnostic among the callbacks of ``run.solve``.
 
 A diagnostic is a spectator: training with and without it is bit-identical. `untouched` keeps random states, training
 modes and gradients, and refuses a measurement that wrote to a parameter or a buffer.
@@ -27,13 +28,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sciml.files import atomic, read_json, write_json
 from sciml.results import read_h5, write_h5
 from sciml.theory.functional import Closure, loss_closures
 
 Schedule = Callable[[int], bool]
 Record = dict[str, Any]
 
-__all__ = ["Diagnostic", "Record", "Schedule", "Snapshots", "State", "every", "log_spaced", "replay", "untouched"]
+__all__ = [
+    "Diagnostic",
+    "Record",
+    "Schedule",
+    "Snapshots",
+    "State",
+    "every",
+    "log_spaced",
+    "read_records",
+    "replay",
+    "untouched",
+]
 
 
 def log_spaced(per_decade: int = 10) -> Schedule:
@@ -271,6 +284,29 @@ class Diagnostic:
         self.draw(figure, own)
         return figure
 
+    def save(self, folder: str | Path, prefix: str, records: Sequence[Record] | None = None) -> Path:
+        """Write ``PREFIX.NAME.diagnostic.json`` and, if anything was recorded, ``PREFIX.NAME.png``.
+
+        Args:
+            folder: usually a run folder, of which ``sciml show`` then tells the diagnostics.
+            prefix: what was measured, e.g. the name of a solution.
+            records: see `plot`; those of other diagnostics are left out.
+
+        Returns:
+            The path of the numbers, which `read_records` gives back.
+        """
+        own = [
+            {k: v for k, v in r.items() if k in ("step", "seconds") or k.startswith(f"{self.name}.")}
+            for r in (self.records if records is None else records)
+        ]
+        own = [r for r in own if len(r) > 2]
+        path = Path(folder) / f"{prefix}.{self.name}.diagnostic.json"
+        write_json(path, {"kind": "diagnostic", "name": self.name, "of": prefix, "records": own})
+        if own:
+            with atomic(Path(folder) / f"{prefix}.{self.name}.png") as temporary:
+                self.plot(own).savefig(temporary, format="png", dpi=120)
+        return path
+
     def draw(self, figure: Any, records: Sequence[Record]) -> None:
         """Every recorded number against the step, on one logarithmic pair of axes."""
         axes = figure.subplots()
@@ -292,6 +328,25 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         value = value.detach().cpu()
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """The records of a diagnostic that was saved, for `Diagnostic.plot` and `Diagnostic.series`.
+
+    Raises:
+        ValueError: if the file is not one of `Diagnostic.save`.
+    """
+    kept = read_json(path)
+    if not isinstance(kept, dict) or kept.get("kind") != "diagnostic":
+        raise ValueError(f"{path} is not a file of records; Diagnostic.save writes NAME.diagnostic.json")
+    return [{k: _numbers(v) for k, v in r.items()} for r in kept["records"]]
+
+
+def _numbers(value: Any) -> Any:
+    """JSON has no nan and inf, so they were written as words."""
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    return float(value) if value in ("nan", "inf", "-inf") else value
 
 
 class Snapshots:
@@ -317,22 +372,29 @@ class Snapshots:
 
 
 def replay(
-    diagnostic: Diagnostic, model: nn.Module, folder: str | Path, losses: Mapping[str, Closure] | None = None
+    diagnostic: Diagnostic, model: Any, folder: str | Path, losses: Mapping[str, Closure] | None = None
 ) -> list[Record]:
     """Measure over the `Snapshots` of a finished run, in order of their steps.
 
+        solution = sciml.load("runs/mine/network.h5", problem)
+        theory.replay(probe, solution, "runs/mine")
+        probe.save("runs/mine", "network")
+
     Args:
         diagnostic: its `records` grow as if it had been there.
-        model: a network of the same shape; its parameters are the same afterwards as before.
-        folder: where the snapshots are.
+        model: a network of the same shape, or the Solution that holds it; its parameters are the same afterwards.
+        folder: where the snapshots are: their folder, or a run folder with one such folder inside.
         losses: for diagnostics that need the objective; see `loss_closures`.
 
     Raises:
-        ValueError: if the folder has no snapshots or they belong to another network.
+        ValueError: if the folder has no snapshots, several sets of them, or those of another network.
     """
-    paths = sorted(Path(folder).glob("*.snapshot.h5"))
+    model = State.of(model).module
+    paths = sorted(Path(folder).rglob("*.snapshot.h5"))
     if not paths:
         raise ValueError(f"{folder} holds no snapshots; train with callbacks=[theory.Snapshots(folder)] to keep some")
+    if len(places := sorted({str(p.parent) for p in paths})) > 1:
+        raise ValueError(f"{folder} holds several sets of snapshots, so give one of {', '.join(places)}")
     kept = {k: v.clone() for k, v in model.state_dict().items()}
     try:
         for path in paths:

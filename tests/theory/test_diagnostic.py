@@ -140,6 +140,49 @@ def test_replay_over_snapshots_repeats_what_was_seen_live(tmp_path):
         replay(later, model, tmp_path / "elsewhere")
 
 
+def test_a_run_keeps_its_diagnostics_and_show_tells_them(tmp_path, capsys):
+    import sciml
+    from sciml.__main__ import command
+    from sciml.results import begin
+    from sciml.solvers.mscale import MscaleSolver
+
+    solver = MscaleSolver(scales=(1, 2), widths=(8, 8), stages=[Adam(30)], interior=50)
+    callbacks = theory.default_diagnostics(PROBLEM)
+    path = tmp_path / "run"
+    with begin(path, {"seed": 0}, "test", sciml.load) as run:
+        watched = [*callbacks, Snapshots(run.path / "snapshots")]
+        solution = run.solve("network", solver, PROBLEM, callbacks=watched)
+    for diagnostic in callbacks:
+        kept = theory.read_records(path / f"network.{diagnostic.name}.diagnostic.json")
+        own = [r for r in diagnostic.records if len(r) > 2]
+        assert [r["step"] for r in kept] == [r["step"] for r in own]
+        assert (path / f"network.{diagnostic.name}.png").exists() == bool(own)
+        if own:
+            assert diagnostic.plot(kept).axes
+    later = theory.RelativeDistance()
+    later.name = "afterwards"
+    assert len(replay(later, sciml.load(path / "network.h5", PROBLEM), path)) == len(callbacks[1].records)
+    later.save(path, "network")
+    assert later.records[-1]["afterwards.all"] == callbacks[1].records[-1]["relative_distance.all"]
+    assert command(["show", str(path)]) == 0
+    shown = capsys.readouterr().out
+    frequency = next(line for line in shown.splitlines() if line.startswith(" frequency"))
+    assert "error " in frequency and f" {len(callbacks[0].records)} " in frequency
+    assert any(line.split()[:3] == ["spike", "network", "0"] and "nothing" in line for line in shown.splitlines())
+    assert "afterwards" in shown and "network.frequency.png" in shown and "network.afterwards.png" in shown
+    assert solution.history.records  # what is drawn comes from the history, which a resumed run has complete
+
+
+def test_files_of_other_kinds_are_refused(tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not a file of records"):
+        theory.read_records(tmp_path / "a.json")
+    for name in ("one", "two"):
+        Snapshots(tmp_path / name)(State(make("mscale")))
+    with pytest.raises(ValueError, match="several sets of snapshots, so give one of .*one.*two"):
+        replay(Noisy(), make("mscale"), tmp_path)
+
+
 def test_schedules():
     due = [s for s in range(10_001) if log_spaced(10)(s)]
     assert due[:4] == [0, 1, 2, 3] and len(due) == pytest.approx(40, abs=8)
