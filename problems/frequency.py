@@ -6,6 +6,8 @@ control      the same with weights from N(0, 2^2): the order is lost, as the net
 handover     -u'' = sin x + 4 sin 4x - 8 sin 8x + 16 sin 24x on [-1, 1], u(-1) = u(1) = 0: a network for a while,
              then Jacobi sweeps or smoothing on a few grids, against either alone in the same time (arXiv:1901.06523);
              beside them multigrid down to one unknown, which needs no network
+overhead     the perforated square of `poisson holes`, watched by `default_diagnostics`: their share of the processor
+             time, from a shorter run: records are log-spaced, so the share falls with the number of steps
 """
 
 from __future__ import annotations
@@ -13,21 +15,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sciml import Elliptic, MscaleSolver
+from sciml import Elliptic, MscaleSolver, compare
 from sciml.networks import Dense, Initialisation, tanh
 from sciml.objective import Batch, Block
 from sciml.results import Run
-from sciml.theory import Fourier, FrequencyProbe, Sine, every, jacobi_damping
+from sciml.theory import (
+    Diagnostic,
+    Fourier,
+    FrequencyProbe,
+    Sine,
+    Snapshots,
+    default_diagnostics,
+    every,
+    jacobi_damping,
+)
 from sciml.training import Adam, fit
 
-from .poisson import four_waves
+from . import poisson
 
 GLOROT = Initialisation(lambda i, o: math.sqrt(2 / (i + o)), flat=True)
 
@@ -37,7 +48,7 @@ class Config:
     """Options of a run.
 
     Attributes:
-        case: "regression" or "handover".
+        case: "regression", "handover" or "overhead".
         width: neurons of each of two hidden layers (tanh).
         start: standard deviation of all weights and biases; 0 is Glorot's uniform distribution.
         steps: of Adam.
@@ -66,6 +77,7 @@ VARIANTS = {
     "smoke": Config(width=16, steps=40, points=40),
     "control": Config(start=2.0, steps=1000),
     "handover": Config(case="handover", steps=1500, lr=3e-3, points=1000),
+    "overhead": Config(case="overhead", steps=1500),
 }
 
 
@@ -199,7 +211,7 @@ def learned(config: Config, run: Run, problem: Elliptic, steps: int, probe: Freq
 
 def handover(config: Config, run: Run) -> dict[str, Any]:
     """A network, smoothers, and smoothers from where the network left off, in the same time."""
-    problem = four_waves()
+    problem = poisson.four_waves()
     grid = Sine([-1.0], [1.0], config.cells - 1)
     probe = FrequencyProbe(grid, problem.exact)
     _, alone = learned(config, run, problem, config.steps, probe)
@@ -237,9 +249,44 @@ def handover(config: Config, run: Run) -> dict[str, Any]:
     }
 
 
+class Timed:
+    """A diagnostic, and the processor time that it takes."""
+
+    def __init__(self, diagnostic: Diagnostic) -> None:
+        self.diagnostic, self.seconds = diagnostic, 0.0
+        self.records, self.save = diagnostic.records, diagnostic.save
+
+    def __call__(self, step: Any) -> Any:
+        begun = time.process_time()
+        measured = self.diagnostic(step)
+        self.seconds += time.process_time() - begun
+        return measured
+
+
+def overhead(config: Config, run: Run) -> dict[str, Any]:
+    """What the default diagnostics cost."""
+    perforated = poisson.VARIANTS["holes"]
+    problem = poisson.CASES["holes"](perforated)
+    solver = replace(poisson.networks(perforated)["MscaleDNN"], stages=[Adam(config.steps, lr=perforated.lr)])
+    watched = [Timed(diagnostic) for diagnostic in default_diagnostics(problem)]
+    begun = time.process_time()
+    solution = run.solve("network", solver, problem, callbacks=[*watched, Snapshots(run.path / "network.snapshots")])
+    total = time.process_time() - begun
+    rows = [{"diagnostic": w.diagnostic.name, "records": len(w.records), "seconds": w.seconds} for w in watched]
+    spent = sum(w.seconds for w in watched)
+    return {
+        "share": spent / (total - spent),
+        "seconds": total,
+        "steps": config.steps,
+        "seconds by diagnostic": {r["diagnostic"]: r["seconds"] for r in rows},
+        **compare(solution, problem.exact, problem.domain),  # type: ignore[arg-type]
+        "table": rows,
+    }
+
+
 def run(config: Config, run: Run) -> dict[str, Any]:
     """One case."""
-    cases = {"regression": regression, "handover": handover}
+    cases = {"regression": regression, "handover": handover, "overhead": overhead}
     if config.case not in cases:
         raise ValueError(f"case is {config.case!r}, but must be one of {', '.join(cases)}")
     return cases[config.case](config, run)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml import Box, Elliptic
-from sciml.networks import Dense, Initialisation, init_rate, tanh
+from sciml.networks import Dense, Initialisation, Mscale, init_rate, tanh
 from sciml.objective import Batch, Block, LeastSquares, least_squares
 from sciml.results import Run
 from sciml.theory import (
@@ -62,6 +62,7 @@ class Config:
         equation: of the jump: "poisson" or "burgers".
         width: neurons of each hidden layer.
         nu: viscosity.
+        scales: of the multi-scale network to reduce, each subnetwork of `width`; none: a plain network.
         keep: share of the neurons to keep.
     """
 
@@ -75,6 +76,7 @@ class Config:
     equation: str = "poisson"
     width: int = 40
     nu: float = 0.05
+    scales: tuple[float, ...] = ()
     keep: float = 0.5
 
 
@@ -94,6 +96,7 @@ VARIANTS = {
     "jump": Config(case="jump", steps=4000),
     "jump_burgers": Config(case="jump", equation="burgers", steps=4000, lr=5e-3),
     "reduction": Config(case="reduction", steps=1000),
+    "reduction_mscale": Config(case="reduction", steps=1000, width=20, scales=(1, 2, 4)),
 }
 
 
@@ -331,33 +334,40 @@ def jump(config: Config, run: Run) -> dict[str, Any]:
 
 
 def reduction(config: Config, run: Run) -> dict[str, Any]:
-    """Errors and sizes before and after."""
+    """Errors and sizes before and after, and what the large network makes of as many steps of fine-tuning."""
     exact, domain = cole_hopf(config.nu), Box([0, -1], [1, 1])
     generator = torch.Generator().manual_seed(run.seed)
     x, test = domain.interior(2000, sobol=True), domain.interior(4000, generator)
     y, reference = exact(x), exact(test)
-    network = Dense(2, (config.width,) * 2, activation=tanh, initialisation=init_rate(0.75), generator=generator)
+    options: dict[str, Any] = {"activation": tanh, "initialisation": init_rate(0.75), "generator": generator}
+    widths = (config.width,) * 2
+    network = Mscale(2, widths, config.scales, **options) if config.scales else Dense(2, widths, **options)
+    spent = 0
 
     def train(model: nn.Module, steps: int) -> None:
-        fit(model, MeanSquare(), lambda g: data(x, y), [LBFGS(steps)], seed=run.seed)
+        nonlocal spent
+        spent += len(fit(model, MeanSquare(), lambda g: data(x, y), [LBFGS(steps)], seed=run.seed).steps)
 
     def error(model: nn.Module) -> float:
         return float((model(test) - reference).detach().norm() / reference.norm())
 
     train(network, config.steps)
-    extra = config.steps // 10
-    small = reduce(network, lambda m: train(m, extra), x, threshold=0.99, keep=config.keep, error=error)
+    begun, extra = spent, config.steps // 10
+    small = reduce(network, lambda m: train(m, extra), x, threshold=0.99, keep=config.keep, error=error, refits=5)
     assert small.errors is not None and small.seconds is not None
-    train(network, 2 * extra)  # what the large network makes of the same extra steps
-    return {
-        "error_of_the_large_network_after_the_same_extra_steps": error(network),
-        "widths": [list(w) for w in small.widths],
-        "share": small.share,
+    tuned = spent - begun
+    train(network, max(tuned, 1))
+    found = {
+        "share of the neurons": small.share,
         "parameters": list(small.parameters),
         "errors": list(small.errors),
-        "growth": small.errors[1] / small.errors[0] - 1,
+        "growth of the error": small.errors[1] / small.errors[0] - 1,
         "seconds": list(small.seconds),
+        "steps of fine-tuning": tuned,
+        "error of the large network after as many more": error(network),
     }
+    print("\n".join(small.steps))
+    return {**found, "widths": [list(w) for w in small.widths]}
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:

@@ -5,7 +5,8 @@ Diagnostics of neurons (condensation, embedding, reduction, growth) need plain c
     h_0 = x,   h_l = sigma(W_l h_{l-1} + b_l),   output = W_L h_{L-1} + b_L.
 
 `chains` finds them inside any torch module and *proves* by evaluation that what it read is what the module computes, so
-a network with other operations (residual additions, normalisation, scalings in forward) is refused, not misread.
+a network with other operations (residual additions, normalisation, scalings in forward) is refused, not misread. The
+independent subnetworks of sciml's Mscale are one chain each, see `sciml.theory.stacks`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from sciml.theory.stacks import Stack
 
 Sigma = Callable[[Tensor], Tensor]
 
@@ -30,8 +33,10 @@ class Chain:
         name: of the module that computes it ("" for the network itself).
         owner: that module.
         names: of the linear layers, as in ``network.named_modules()``.
-        layers: the linear layers; they are the network's own.
+        layers: the linear layers; they are the network's own, but copies of a stack's.
         activations: one fewer.
+        stack: whose subnetwork it is, or None.
+        part: which one.
     """
 
     name: str
@@ -39,6 +44,8 @@ class Chain:
     names: tuple[str, ...]
     layers: tuple[nn.Linear, ...]
     activations: tuple[Sigma, ...]
+    stack: Stack | None = None
+    part: int = 0
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -47,10 +54,13 @@ class Chain:
 
     def hidden(self, x: Tensor) -> list[Tensor]:
         """Values ``(n, width)`` of every hidden layer, and the output ``(n, m)`` last."""
-        # sciml's Dense sees points relative to the centre of their box, perhaps in units of its half-widths
-        centre, stretch = getattr(self.owner, "centre", None), getattr(self.owner, "stretch", None)
-        x = x if centre is None else x - centre
-        x = x if stretch is None else x * stretch
+        if self.stack is not None:
+            x = self.stack.enter(self.part, x)
+        else:
+            # sciml's Dense sees points relative to the centre of their box, perhaps in units of its half-widths
+            centre, stretch = getattr(self.owner, "centre", None), getattr(self.owner, "stretch", None)
+            x = x if centre is None else x - centre
+            x = x if stretch is None else x * stretch
         values = []
         for layer, sigma in zip(self.layers, self.activations, strict=False):
             x = sigma(layer(x))
@@ -108,19 +118,37 @@ def chains(network: nn.Module) -> list[Chain]:
     if not found:
         raise ValueError(
             f"{type(network).__name__} holds no chain of linear layers and elementwise activations that can be read; "
-            "neurons are read from torch.nn.Sequential, sciml's Dense, and modules that apply their "
-            "torch.nn.Linear layers in order with one `activation`, without residual additions or normalisation"
+            "neurons are read from torch.nn.Sequential, sciml's Dense and Mscale (of independent subnetworks, without "
+            "Fourier features), and modules that apply their torch.nn.Linear layers in order with one `activation`, "
+            "without residual additions or normalisation"
         )
     return found
 
 
 def _chains(name: str, module: nn.Module) -> Iterator[Chain]:
-    chain = _read(name, module)
+    chain, stack = _read(name, module), Stack.of(module)
     if chain is not None:
         yield chain
         return
+    if stack is not None:
+        yield from _subnetworks(name, stack)
+        return
     for key, child in module.named_children():
         yield from _chains(f"{name}.{key}" if name else key, child)
+
+
+def _subnetworks(name: str, stack: Stack) -> list[Chain]:
+    owner, found = stack.owner, []
+    for i, layers in enumerate(stack.parts):
+        names = tuple(f"{name}.weights.{k}[{i}]" if name else f"weights.{k}[{i}]" for k in range(len(layers)))
+        found.append(Chain(name, owner, names, layers, (owner.activation,) * (len(layers) - 1), stack, i))
+    whole = _gives(owner, found[0].layers[0], lambda x: stack.combine([c.hidden(x)[-1] for c in found]))
+    return found if whole and not _shortcuts(owner, len(owner.widths)) else []
+
+
+def _shortcuts(module: nn.Module, hidden: int) -> bool:
+    """Whether other widths would switch residual additions on: sciml's networks add layers of equal widths."""
+    return bool(getattr(module, "shortcut", False)) and hidden > 1
 
 
 def _read(name: str, module: nn.Module) -> Chain | None:
@@ -135,7 +163,8 @@ def _read(name: str, module: nn.Module) -> Chain | None:
         return None
     names = tuple(f"{name}.{key}" if name else key for key, _ in found)
     chain = Chain(name, module, names, layers, sigmas)
-    return chain if _computes(module, chain) else None
+    whole = _gives(module, layers[0], lambda x: chain.hidden(x)[-1])
+    return chain if whole and not _shortcuts(module, len(layers) - 1) else None
 
 
 def _activations(module: nn.Module, count: int) -> tuple[Sigma, ...] | None:
@@ -157,16 +186,16 @@ def _activations(module: nn.Module, count: int) -> tuple[Sigma, ...] | None:
     return tuple(b[0] for b in between[:-1])
 
 
-def _computes(module: nn.Module, chain: Chain) -> bool:
-    """Whether the module gives what the chain gives, at random points."""
-    first = chain.layers[0].weight
+def _gives(module: nn.Module, layer: nn.Linear, output: Sigma) -> bool:
+    """Whether the module gives what was read of it, at random points."""
+    first = layer.weight
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(7, chain.layers[0].in_features, dtype=torch.float64, generator=generator).to(first)
+    x = torch.randn(7, layer.in_features, dtype=torch.float64, generator=generator).to(first)
     training = module.training
     module.eval()
     try:
         with torch.no_grad():
-            ours, theirs = chain.hidden(x)[-1], module(x)
+            ours, theirs = output(x), module(x)
     except (RuntimeError, TypeError, ValueError, IndexError):
         return False  # a module that wants other arguments is not a chain
     finally:
@@ -234,8 +263,10 @@ def set_linear(layer: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def set_widths(chain: Chain) -> None:
-    """Tell the chain's owner its new widths, if it keeps them."""
-    if isinstance(getattr(chain.owner, "widths", None), tuple):
+    """Tell the chain's owner its new widths, if it keeps them, and its layers, if they are copies."""
+    if chain.stack is not None:
+        chain.stack.store()
+    elif isinstance(getattr(chain.owner, "widths", None), tuple):
         chain.owner.widths = chain.widths  # type: ignore[assignment]
 
 

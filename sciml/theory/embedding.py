@@ -171,6 +171,8 @@ def deepen(network: nn.Module, at: int = 0, slope: float = 1e-5, chain: int = 0)
         output too.
     """
     c = _chain(copied(network), chain, at)
+    if c.stack is not None:
+        raise ValueError("the subnetworks of an Mscale share their depth, so one of them cannot be deepened")
     sigma, here, after = c.activations[at], c.layers[at], c.layers[at + 1]
     centre, value, rate = _straightest(sigma)
     if rate == 0:
@@ -323,7 +325,7 @@ class Grow:
 
     Attributes:
         then: the stage that trains the grown network.
-        neurons: added to each hidden layer.
+        neurons: added to each hidden layer, of an Mscale to that of each subnetwork.
         layers: hidden layers from 0, the same in every chain; None means all.
         seed: of the new rows.
     """

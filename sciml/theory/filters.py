@@ -81,8 +81,11 @@ def layer_inputs(model: nn.Module, points: Tensor) -> list[Tensor]:
             handle.remove()
     if found:
         return found
+    parts = chains(model)
+    parts = parts if parts[0].stack is not None else parts[:1]  # subnetworks side by side make one layer
     with torch.no_grad():
-        return [points, *chains(model)[0].hidden(points)[:-1]]
+        layers = zip(*(chain.hidden(points)[:-1] for chain in parts), strict=True)
+        return [points, *(torch.cat(layer, 1) for layer in layers)]
 
 
 class FilterProbe(Diagnostic):

@@ -177,7 +177,7 @@ def optimistic_sample_size(
     Raises:
         ValueError: as in `model_rank`, or if one of `equivalents` differs from the network at the points.
     """
-    from sciml.theory.condensation import merge_exactly
+    from sciml.theory.reduction import merge_exactly
 
     with torch.no_grad():
         values = network(points)

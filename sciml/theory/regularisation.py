@@ -91,10 +91,10 @@ def dropout_penalty(network: nn.Module, points: Tensor, keep: float) -> Tensor:
     if not 0 < keep <= 1:
         raise ValueError(f"keep is {keep}, but must be a probability in (0, 1]")
     found = chains(network)
-    if len(found) != 1 or found[0].owner is not network:
+    if len(found) != 1 or found[0].owner is not network or found[0].stack is not None:
         raise ValueError(
-            f"the penalty needs a network that is one chain, but {type(network).__name__} holds {len(found)} chains "
-            "inside another module"
+            f"the penalty needs a network that is one chain such as Dense or torch.nn.Sequential, but a "
+            f"{type(network).__name__} was given, in which {len(found)} of them are inside another module"
         )
     chain = found[0]
     hidden = chain.hidden(points)[-2]

@@ -32,6 +32,12 @@ def test_smoke_handover(tmp_path):
     assert metrics["full multigrid"]["rel_l2"] < 0.1  # second order: (24 h)^2 / 12 of the highest wave
 
 
+def test_the_cost_of_the_default_diagnostics_is_measured(tmp_path):
+    metrics, folder = execute(replace(VARIANTS["overhead"], steps=10), tmp_path)
+    assert 0 < metrics["share"] < 2 and sum(metrics["seconds by diagnostic"].values()) < metrics["seconds"]
+    assert (folder / "network.frequency.png").exists() and len(list(folder.rglob("*.snapshot.h5"))) == 8
+
+
 def test_jacobi_damps_modes_by_their_cosines():
     n, sweeps = 64, 50
     nodes = np.linspace(0, 1, n + 1)
@@ -62,5 +68,5 @@ def test_a_cycle_on_all_grids_converges_at_a_rate_free_of_the_mesh(cells):
 
 
 def test_an_unknown_case_is_named(tmp_path):
-    with pytest.raises(ValueError, match="case is 'x', but must be one of regression, handover"):
+    with pytest.raises(ValueError, match="case is 'x', but must be one of regression, handover, overhead"):
         execute(replace(VARIANTS["smoke"], case="x"), tmp_path)

@@ -28,7 +28,7 @@ def test_the_error_jumps_when_the_loss_becomes_a_residual(tmp_path):
 
 def test_half_of_the_neurons_are_enough_for_burgers(tmp_path):
     found = result(tmp_path, replace(regimes.VARIANTS["reduction"], steps=200, width=20))
-    assert found["share"] <= 0.5 and found["growth"] <= 0.1
+    assert found["share of the neurons"] <= 0.5 and found["growth of the error"] <= 0.1
 
 
 def test_unknown_choices_are_refused(tmp_path):

@@ -1,20 +1,16 @@
 """Condensation at tiny initialisation, counting by hand, and reduction against the function it must keep."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from sciml import theory
+from sciml import Box, theory
 from sciml.activations import relu, sine, tanh
-from sciml.networks import Dense, Mscale
-from sciml.theory.condensation import (
-    Condensation,
-    clusters,
-    effective_neurons,
-    merge_exactly,
-    orientation_similarity,
-    reduce,
-)
+from sciml.networks import Dense, Hard, Mscale
+from sciml.theory.condensation import Condensation, clusters, effective_neurons, orientation_similarity
+from sciml.theory.reduction import merge_exactly, reduce
 
 
 def draw(*shape, seed=0):
@@ -173,6 +169,65 @@ def test_refit_and_error_decide():
     assert kept.share == 1 and "kept, because" in kept.steps[0] and kept.errors == pytest.approx((0.01, 0.01))
     loose = reduce(net, refit=refitted.append, points=x, keep=0.5, error=error, allowed=1e9)
     assert loose.widths[1] == (5, 5) and len(refitted) == 2 and loose.parameters[1] < loose.parameters[0]
+
+
+SCALED = {
+    "plain": {},
+    "in a box": {"box": ([0.0, -1.0], [3.0, 1.0]), "normalise": True},
+    "with factors": {"prefactor": True, "trainable_scales": True},
+}
+
+
+@pytest.mark.parametrize("options", SCALED.values(), ids=SCALED)
+def test_reduction_undoes_splits_in_subnetworks(options):
+    net = Mscale(2, (5, 4), (1, 2, 4), generator=torch.Generator().manual_seed(4), **options)
+    wide = net
+    for layer, neuron, alpha, chain in ((0, 1, 0.3, 0), (0, 4, 1.7, 0), (1, 0, 0.5, 2), (1, 4, 0.2, 2), (0, 2, 0.4, 1)):
+        wide = theory.split(wide, layer, neuron, alpha, chain)
+    assert wide.widths == (7, 6) and difference(net, wide) < 1e-12
+    small = reduce(wide, threshold=1 - 1e-12)
+    assert small.widths == ((7, 4, 6, 4, 5, 6), (5, 4, 5, 4, 5, 4)) and small.network.widths == (5, 4)
+    assert difference(net, small.network) < 1e-12 and difference(net, merge_exactly(wide)) < 1e-12
+    again = Mscale.restore(small.network.describe(), small.network.arrays())
+    assert torch.equal(again(draw(4, 2)), small.network(draw(4, 2)))
+
+
+def test_subnetworks_are_halved_side_by_side_inside_boundary_values():
+    inner = Mscale(2, (20, 20), (1, 2), activation=tanh, generator=torch.Generator().manual_seed(1))
+    net, x = Hard(inner, Box([-1, -1], [1, 1])), draw(300, 2).clamp(-1, 1)
+    refitted = []
+    small = reduce(net, refit=refitted.append, points=x, keep=0.5)
+    assert len(refitted) == 2  # once per layer, not per subnetwork
+    assert small.share <= 0.5 and small.network.network.widths[0] <= 10 and small.network.network.widths[1] <= 10
+    naive = copy.deepcopy(net)
+    with torch.no_grad():
+        naive.network.weights[2][:, 10:] = 0
+    # smooth neurons are nearly dependent: least squares finds it, leaving some out does not
+    assert difference(net, small.network, x) < difference(net, naive, x) / 4
+
+
+def test_shortcuts_that_other_widths_would_switch_on_are_refused():
+    for net in (Dense(2, (8, 10), shortcut=True), Mscale(2, (8, 10), (1, 2), shortcut=True)):
+        with pytest.raises(ValueError, match="without residual additions"):
+            reduce(net)
+    for net in (Mscale(2, (8, 8), (1, 2), fourier=1.0), Mscale(2, (8, 8), (1, 2), kind=1)):
+        with pytest.raises(ValueError, match="of independent subnetworks, without Fourier features"):
+            reduce(net)
+
+
+def test_fine_tuning_is_repeated_until_the_error_is_small_enough():
+    net, x = Dense(2, (10,)), draw(100, 2)
+    shrunk = []
+
+    def refit(network):
+        shrunk.append(network.widths[0])
+
+    error = lambda n: 1.0 if n is net or len(shrunk) > 2 else 2.0  # noqa: E731
+    assert reduce(net, refit, x, keep=0.5, error=error).widths[1] == (5,) and len(shrunk) == 3
+    shrunk.clear()
+    assert reduce(net, refit, x, keep=0.5, error=error, refits=2).widths[1] == (10,) and len(shrunk) == 2
+    with pytest.raises(ValueError, match="refits is 0"):
+        reduce(net, refit, refits=0)
 
 
 def test_unreadable_networks_and_options_are_refused():

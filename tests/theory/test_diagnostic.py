@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,6 +172,14 @@ def test_a_run_keeps_its_diagnostics_and_show_tells_them(tmp_path, capsys):
     assert any(line.split()[:3] == ["spike", "network", "0"] and "nothing" in line for line in shown.splitlines())
     assert "afterwards" in shown and "network.frequency.png" in shown and "network.afterwards.png" in shown
     assert solution.history.records  # what is drawn comes from the history, which a resumed run has complete
+
+
+def test_every_name_is_what_it_was_exported_as():
+    rooms = {p.stem for p in Path(theory.__file__).parent.glob("*.py")}
+    assert not rooms & set(theory.__all__), "importing such a room would hide the name"
+    assert all(getattr(theory, name).__name__ for name in theory.__all__ if not name.endswith(("scaling", "field")))
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'; its names are .*FrequencyProbe"):
+        theory.nonsense  # noqa: B018
 
 
 def test_files_of_other_kinds_are_refused(tmp_path):

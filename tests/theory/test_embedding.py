@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from sciml import theory
+from sciml import load, theory
 from sciml.activations import relu, s2relu, sine, tanh
-from sciml.networks import Dense
+from sciml.networks import Dense, Mscale
 from sciml.theory.embedding import deepen, inertia, split, stagnation_levels
 from sciml.theory.functional import at, parameters_of
 
@@ -31,6 +31,7 @@ NETWORKS = {
     "sequential": sequential,
     "dense": lambda: Dense(2, (5, 4), generator=torch.Generator().manual_seed(1)),
     "dense in a box": lambda: Dense(2, (5, 4), activation=sine, box=([0, 0], [1, 3]), normalise=True),
+    "subnetworks": lambda: Mscale(2, (5, 4), (1, 2), activation=tanh, generator=torch.Generator().manual_seed(1)),
 }
 
 
@@ -59,13 +60,17 @@ def test_width_embeddings_keep_the_function(network, layer):
 
 def test_the_original_is_left_alone(network):
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    split(network), theory.add_neurons(network, 3), deepen(network)
+    split(network), theory.add_neurons(network, 3)
+    if not isinstance(network, Mscale):
+        deepen(network)
     after = network.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
 
 
 @pytest.mark.parametrize("at_layer", [0, 1])
-def test_depth_lifting(network, at_layer):
+@pytest.mark.parametrize("kind", [k for k in NETWORKS if k != "subnetworks"])
+def test_depth_lifting(kind, at_layer):
+    network = NETWORKS[kind]()
     deep = deepen(network, at_layer, slope=1e-5)
     assert gap(network, deep) < 1e-9
     assert len([m for m in deep.modules() if isinstance(m, nn.Linear)]) == 4
@@ -237,6 +242,39 @@ def test_an_interruption_while_growing_keeps_the_checkpoint_before(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fitted([Adam(5), Torn()], checkpoint=path)
     assert not path.exists()  # nothing was written before, and a half-grown network must not be
+
+
+def test_every_subnetwork_grows_and_trains_on(tmp_path):
+    from sciml import Box, Elliptic
+    from sciml.solvers.mscale import MscaleSolver
+    from sciml.training import Adam
+
+    problem = Elliptic.manufactured(Box([0.0], [1.0]), lambda x: torch.sin(2 * torch.pi * x[:, 0]))
+    stages = [Adam(40, lr=1e-2), theory.grow(Adam(40, lr=1e-2), neurons=3, layers=(1,))]
+    seen = []
+
+    def watch(step):
+        seen.append(step.model.widths)
+
+    solver = MscaleSolver(scales=(1, 2), widths=(6, 6), stages=stages, interior=64)
+    solution = solver.solve(problem, callbacks=[watch])
+    assert seen[39] == (6, 6) and seen[40] == (6, 9) and not solution.status.startswith("diverged")
+    solution.save(tmp_path / "grown.h5")
+    x = torch.rand(20, 1, dtype=torch.float64)
+    assert torch.equal(load(tmp_path / "grown.h5", problem)(x), solution(x))
+    net = Mscale(2, (5, 5), (1, 2, 4))
+    x = draw(30, 2)
+    before = net(x).detach()
+    theory.grow(Adam(1), neurons=4).prepare(net)
+    assert net.widths == (9, 9) and float((net(x).detach() - before).abs().max()) <= 1e-12
+    grown = [w.detach()[:, -4:, :] for w in list(net.weights)[1:]]  # outgoing weights of the new neurons
+    assert all(float(w.abs().max()) == 0 for w in grown[-1:])
+    assert all(bool((w[:, :, -4:] != 0).all()) for w in list(net.weights)[:-1])  # new rows in every subnetwork
+
+
+def test_the_depth_of_subnetworks_stays():
+    with pytest.raises(ValueError, match="share their depth"):
+        deepen(Mscale(1, (5, 5), (1, 2)))
 
 
 def test_bad_growth_is_refused():

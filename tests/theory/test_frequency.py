@@ -333,3 +333,14 @@ def test_deeper_layers_of_a_trained_network_face_lower_frequencies():
     assert after[-1] < after[0] / 2 and after[-1] < before[-1]
     with pytest.raises(ValueError, match="can be read"):
         probe.measure(nn.PReLU().double())
+
+
+def test_layers_of_subnetworks_stand_side_by_side():
+    from sciml.networks import Mscale
+    from sciml.theory.filters import layer_inputs
+
+    net, x = Mscale(1, (5, 4), (1, 2, 4)), torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+    layers = layer_inputs(net, x)
+    assert [tuple(a.shape) for a in layers] == [(9, 1), (9, 15), (9, 12)]
+    outgoing = torch.cat([w for w in net.weights[2].detach()])  # all neurons of the last layer, and nothing else
+    assert torch.allclose(layers[-1] @ outgoing[:, 0] + net.biases[2].detach().sum(), net(x).detach())

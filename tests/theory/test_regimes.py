@@ -10,7 +10,8 @@ from torch import nn
 from sciml import theory
 from sciml.networks import Dense, Mscale, init_rate
 from sciml.theory import regimes
-from sciml.theory.regimes import Coordinates, Linearisation, RegimeSweep, RelativeDistance, TwoLayer, initial_regime
+from sciml.theory.regimes import Coordinates, Linearisation, RelativeDistance, initial_regime
+from sciml.theory.sweep import RegimeSweep, TwoLayer
 
 TABLE = {
     "lecun": (regimes.lecun_scaling, (0.5, 0.5), "linear"),
