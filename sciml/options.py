@@ -77,8 +77,7 @@ def parse(text: str, annotation: Any, name: str) -> Any:
     """
     members = typing.get_args(annotation)
     kind = typing.get_origin(annotation) or annotation
-    accepted = getattr(annotation, "__name__", str(annotation)) if not members else str(annotation)
-    refusal = ValueError(f"{name} is {text!r}, but must be {accepted}")
+    refusal = ValueError(f"{name} is {text!r}, but must be {_told(annotation)}")
     if kind in (typing.Union, types.UnionType):
         for member in members:
             try:
@@ -106,6 +105,20 @@ def parse(text: str, annotation: Any, name: str) -> Any:
         except (ValueError, OverflowError):
             raise refusal from None
     raise refusal
+
+
+def _told(annotation: Any) -> str:
+    """What an annotation accepts, in words."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+    members = typing.get_args(annotation)
+    kind = typing.get_origin(annotation) or annotation
+    if kind in (typing.Union, types.UnionType):
+        return " or ".join(map(_told, members))
+    if kind is tuple and members and members[-1] is Ellipsis:
+        return f"a list, separated by commas, each {_told(members[0])}"
+    if kind is tuple and members:
+        return f"a list, separated by commas, of {', '.join(map(_told, members))}"
+    return words.get(kind, str(annotation))
 
 
 def _number(word: str, kind: type) -> float:

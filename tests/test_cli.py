@@ -203,7 +203,7 @@ def test_mistakes_in_the_command_line(stub):
         ("run", "stub.py", "smok"): "stub has no variant 'smok'; did you mean 'smoke' among smoke, paper",
         ("run", "stub.py", "--set", "widht=2"): "there is no option 'widht'; did you mean 'width' among width, scales",
         ("run", "stub.py", "--set", "width"): "--set is 'width', but must be KEY=VALUE",
-        ("run", "stub.py", "--set", "width=wide"): "width is 'wide', but must be float",
+        ("run", "stub.py", "--set", "width=wide"): "width is 'wide', but must be a number",
         ("run", "stub.py", "--set", "width.depth=1"): "'width' has no parts",
         ("run", "stub.py", "--set", "inner.dept=1"): "did you mean 'depth'",
         ("run", "stub.py", "--set", "width=-1"): "width is -1.0, but must be positive",
