@@ -118,7 +118,7 @@ def _told(annotation: Any) -> str:
         return f"a list, separated by commas, each {_told(members[0])}"
     if kind is tuple and members:
         return f"a list, separated by commas, of {', '.join(map(_told, members))}"
-    return words.get(kind, str(annotation))
+    return words.get(kind, getattr(annotation, "__name__", str(annotation)))
 
 
 def _number(word: str, kind: type) -> float:
