@@ -18,6 +18,9 @@ CLAIMS = [
     ("of finite differences with 256", "poisson_demo", ("finite differences", "rel_l2"), ".1e"),
     ("p = 2, eps", "p_laplacian_line_p2", ("MscaleDNN", "rel_l2"), ".1e"),
     ("p-Laplacian line, p = 5", "p_laplacian_line_p5", ("MscaleDNN", "rel_l2"), ".1e"),
+    ("p-Laplacian line, p = 3", "p_laplacian_line_p3", ("MscaleDNN", "rel_l2"), ".1e"),
+    ("five dimensions", "p_laplacian_five", ("MscaleDNN", "rel_l2"), ".1e"),
+    ("of a network of 2 x 32 sines", "p_laplacian_five", ("Gauss-Newton, 2 x 32 sines", "rel_l2"), ".1e"),
     ("viscosity of Burgers", "burgers_inverse", ("nu", "relative error"), ".4f"),
     ("its standard error", "burgers_inverse", ("nu", "standard error"), ".2e"),
 ]
