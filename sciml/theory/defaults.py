@@ -35,8 +35,13 @@ def default_diagnostics(problem: Any) -> list[Diagnostic]:
     Args:
         problem: an Elliptic, PDE or Evolution: anything with ``domain``; its ``exact`` solution, if it has one, is the
             reference of the spectra.
+
+    Raises:
+        TypeError: for anything else.
     """
     stated = problem.pde() if hasattr(problem, "pde") else problem
+    if not hasattr(stated, "domain"):
+        raise TypeError(f"problem is a {type(problem).__name__}, but must be an Elliptic, PDE or Evolution")
     exact = getattr(stated, "exact", None)
     probe = FrequencyProbe(basis_of(stated), exact, residual_of(stated), shells=None if stated.domain.dim == 1 else 12)
     return [probe, RelativeDistance(), Spikes(), Condensation()]

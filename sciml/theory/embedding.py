@@ -11,29 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sciml.networks import Dense
 from sciml.theory.chains import Chain, chains, copied, set_linear, set_widths
-from sciml.theory.functional import Closure, Parameters, parameters_of
+from sciml.theory.curvature import Inertia, inertia
+from sciml.theory.functional import flatten, loss_closures, parameters_of
 
 __all__ = [
     "Grow",
-    "Inertia",
     "add_neurons",
+    "check_embedding",
     "compatible",
     "deepen",
     "grow",
-    "hessian",
-    "inertia",
     "split",
     "stagnation_levels",
 ]
-
-_MOST = 2000  # parameters whose Hessian is formed
 
 
 def _chain(network: nn.Module, which: int, layer: int) -> Chain:
@@ -228,58 +225,49 @@ def _straightest(sigma: Callable[[Tensor], Tensor]) -> tuple[float | None, float
     return float(z[k]), float(sigma(z[k : k + 1])), float(first[k])
 
 
-# -------------------------------------------------------------------------------------------------------------- Hessian
+# -------------------------------------------------------------------------------------------------------------- checked
 
 
-class Inertia(NamedTuple):
-    """Numbers of negative, zero and positive eigenvalues of a symmetric matrix."""
+@dataclass(frozen=True)
+class Embedding:
+    """What an embedding changed: each pair is of the network and of the larger one.
 
-    negative: int
-    zero: int
-    positive: int
+    Attributes:
+        output: largest difference of their values at the points.
+        losses: equal, up to rounding.
+        gradients: norms of the loss's gradient; a critical point stays one.
+        inertias: of the Hessian; none of the three numbers falls (arXiv:2111.15527).
+    """
+
+    output: float
+    losses: tuple[float, float]
+    gradients: tuple[float, float]
+    inertias: tuple[Inertia, Inertia]
 
 
-def hessian(loss: Closure, parameters: Parameters) -> Tensor:
-    """The Hessian ``(p, p)`` of ``params -> scalar`` in all parameters, symmetric.
+def check_embedding(
+    network: nn.Module, larger: nn.Module, points: Tensor, objective: Any, batch: Any, tolerance: float = 1e-9
+) -> Embedding:
+    """Compare a network with one that it was embedded in, at its present parameters.
 
     Args:
-        loss: a closure, e.g. from `loss_closures`.
-        parameters: by name, see `parameters_of`.
-
-    Raises:
-        ValueError: for float32 or more than 2000 parameters.
+        network: at most 2000 parameters, float64.
+        larger: e.g. from `split`, alike.
+        points: ``(n, d)`` where outputs are compared.
+        objective: of the loss, see `loss_closures`.
+        batch: handed to it.
+        tolerance: see `inertia`.
     """
-    count = sum(p.numel() for p in parameters.values())
-    if count > _MOST:
-        raise ValueError(
-            f"the network has {count} parameters, but a Hessian is formed for at most {_MOST}; "
-            "theory.largest_eigenvalue needs no matrix"
-        )
-    if any(p.dtype != torch.float64 for p in parameters.values()):
-        raise ValueError("the signs of small eigenvalues need float64; convert the network with .double()")
-    shapes = {k: p.shape for k, p in parameters.items()}
-
-    def flat(theta: Tensor) -> Tensor:
-        parts = theta.split([s.numel() for s in shapes.values()])
-        return loss({k: part.reshape(s) for (k, s), part in zip(shapes.items(), parts, strict=True)})
-
-    h = torch.func.hessian(flat)(torch.cat([p.detach().reshape(-1) for p in parameters.values()]))
-    return (h + h.T) / 2
-
-
-def inertia(loss: Closure, parameters: Parameters | nn.Module, tolerance: float = 1e-9) -> Inertia:
-    """Inertia of the loss's Hessian; eigenvalues below `tolerance` times the largest count as zero.
-
-    Args:
-        loss: ``params -> scalar``.
-        parameters: where, by name, or the network.
-        tolerance: relative.
-    """
-    where = parameters_of(parameters) if isinstance(parameters, nn.Module) else parameters
-    values = torch.linalg.eigvalsh(hessian(loss, where))
-    small = tolerance * float(values.abs().max())
-    negative, positive = int((values < -small).sum()), int((values > small).sum())
-    return Inertia(negative, len(values) - negative - positive, positive)
+    losses, gradients, inertias = [], [], []
+    for model in (network, larger):
+        loss, parameters = loss_closures(model, objective, batch)["loss"], parameters_of(model)
+        gradient, value = torch.func.grad_and_value(loss)(parameters)
+        losses.append(float(value))
+        gradients.append(float(flatten(gradient).norm()))
+        inertias.append(inertia(loss, parameters, tolerance))
+    with torch.no_grad():
+        output = float((larger(points) - network(points)).abs().max())
+    return Embedding(output, (losses[0], losses[1]), (gradients[0], gradients[1]), (inertias[0], inertias[1]))
 
 
 def stagnation_levels(

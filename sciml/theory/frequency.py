@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from sciml.calculus import Field
-from sciml.theory.basis import Array, Basis, peaks
+from sciml.theory.basis import Array, Basis, Cosine, Fourier, Sine, peaks
 from sciml.theory.diagnostic import Diagnostic, Record, Schedule, State
 from sciml.theory.functional import Operator, sample
 
@@ -139,6 +139,22 @@ def _shells(sizes: Array, limit: float, count: int) -> list[NDArray[np.int64]]:
     return [f for f in found if len(f)]
 
 
+def _check_resolved(basis: Basis, reference: Field, component: int) -> None:
+    """Refuse a reference whose high wavenumbers the points would show as low ones; a finer grid tells."""
+    if not isinstance(basis, (Cosine, Fourier, Sine)):
+        return
+    finer = type(basis)(basis.lower, basis.upper, tuple(2 * n + 3 for n in basis.shape))
+    power = finer.norms * np.abs(finer.analyse(sample(reference, finer.points, component))) ** 2
+    limits = np.array([np.abs(k).max() for k in basis.wavenumbers.T])
+    above = (np.abs(finer.wavenumbers) > limits * (1 + 1e-9)).any(1)
+    share = float(power[above].sum() / max(power.sum(), 1e-300))
+    if share > 0.1:
+        raise ValueError(
+            f"{share:.0%} of the reference's energy lies above wavenumber {limits.min():.4g}, the largest that "
+            f"{' x '.join(map(str, basis.shape))} points resolve, and would be taken for low ones: use more points"
+        )
+
+
 class FrequencyProbe(Diagnostic):
     """The spectrum of a solution and of its error, residual and progress, live and afterwards.
 
@@ -157,6 +173,10 @@ class FrequencyProbe(Diagnostic):
         component: of a vector field.
         schedule: see `Diagnostic`.
         name: see `Diagnostic`.
+
+    Raises:
+        ValueError: if the points are too few for a wavenumber that was asked for, or for the reference (where it can be
+            asked between them: a tenth of its energy lies above what they resolve), or the reference is zero.
 
     Attributes:
         k: ``(groups,)`` mean wavenumber of each group, angular.
@@ -187,6 +207,7 @@ class FrequencyProbe(Diagnostic):
         values = reference
         if callable(reference) and not isinstance(reference, Tensor):
             values = sample(reference, basis.points, component)
+            _check_resolved(basis, reference, component)
         self._groups = Groups(basis, wavenumbers, shells, values)
         self._target = None if values is None else basis.analyse(values)  # type: ignore[arg-type]
         if self._target is not None and not np.abs(self._target).max() > 0:

@@ -80,8 +80,14 @@ def parameter_jacobian(model: nn.Module, points: Tensor, operator: Operator | No
 
     Returns:
         ``(n, p)`` for one value per point, ``(n m, p)`` for m of them, ordered point by point.
+
+    Raises:
+        ValueError: if batch normalisation mixes the points.
     """
     parameters = parameters_of(model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            raise ValueError(f"{name} normalises over the batch, so rows mix points; call .eval() on the network first")
     count = sum(p.numel() for p in parameters.values())
     if operator is not None:
         # equations check their coefficients, which vmap over points does not allow: one backward pass per row instead

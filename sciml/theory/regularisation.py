@@ -93,8 +93,8 @@ def dropout_penalty(network: nn.Module, points: Tensor, keep: float) -> Tensor:
     found = chains(network)
     if len(found) != 1 or found[0].owner is not network or found[0].stack is not None:
         raise ValueError(
-            f"the penalty needs a network that is one chain such as Dense or torch.nn.Sequential, but a "
-            f"{type(network).__name__} was given, in which {len(found)} of them are inside another module"
+            f"network is a {type(network).__name__}, but the penalty is defined for one chain of linear layers and "
+            "activations such as Dense or torch.nn.Sequential, not for one inside another module"
         )
     chain = found[0]
     hidden = chain.hidden(points)[-2]

@@ -7,7 +7,9 @@ from torch import nn
 from sciml import load, theory
 from sciml.activations import relu, s2relu, sine, tanh
 from sciml.networks import Dense, Mscale
-from sciml.theory.embedding import deepen, inertia, split, stagnation_levels
+from sciml.objective import Batch, Block
+from sciml.theory.curvature import inertia
+from sciml.theory.embedding import check_embedding, deepen, split, stagnation_levels
 from sciml.theory.functional import at, parameters_of
 
 
@@ -140,6 +142,15 @@ def test_inertia_grows_by_one_of_each_per_split(minimum, neurons, alpha):
     assert float(gradient(twice).norm()) < 1e-14
 
 
+def test_an_embedding_is_checked_as_a_whole(minimum):
+    batch = Batch({"data": Block(X, Y)})
+    found = check_embedding(minimum, split(minimum, neuron=1), X, Data(), batch)
+    assert found.inertias == ((0, 0, 6), (1, 1, 7)) and found.output < 1e-14
+    assert found.losses[0] == pytest.approx(found.losses[1], abs=1e-14) and max(found.gradients) < 1e-13
+    other = check_embedding(minimum, sequential(1, (3,)), X, Data(), batch)  # not an embedding, and it shows
+    assert other.output > 0.1 and other.gradients[1] > 0.1
+
+
 def test_hessian_against_curvlinops_or_differences(minimum):
     h = theory.hessian(loss_of(minimum), parameters_of(minimum))
     theta = torch.cat([p.detach().reshape(-1) for p in minimum.parameters()])
@@ -173,7 +184,6 @@ class Data:
 
 
 def fitted(stages, callbacks=(), seed=0, checkpoint=None):
-    from sciml.objective import Batch, Block
     from sciml.training import fit
 
     net = Dense(1, (6, 6), activation=tanh, generator=torch.Generator().manual_seed(seed))

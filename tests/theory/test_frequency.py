@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sciml import theory
 from sciml.theory import (
     AliasAlarm,
     Cosine,
@@ -344,3 +345,13 @@ def test_layers_of_subnetworks_stand_side_by_side():
     assert [tuple(a.shape) for a in layers] == [(9, 1), (9, 15), (9, 12)]
     outgoing = torch.cat([w for w in net.weights[2].detach()])  # all neurons of the last layer, and nothing else
     assert torch.allclose(layers[-1] @ outgoing[:, 0] + net.biases[2].detach().sum(), net(x).detach())
+
+
+@pytest.mark.parametrize("basis", [theory.Sine, theory.Cosine, theory.Fourier])
+def test_a_reference_above_what_the_points_resolve_is_refused(basis):
+    fast = lambda x: torch.sin(40 * torch.pi * x[:, 0])  # noqa: E731
+    with pytest.raises(ValueError, match=r"of the reference's energy lies above wavenumber .* use more points"):
+        FrequencyProbe(basis([0.0], [1.0], 15), fast)
+    assert FrequencyProbe(basis([0.0], [1.0], 127), fast).k.max() > 100
+    with pytest.raises(ValueError, match="15 x 40 points resolve"):
+        FrequencyProbe(basis([0.0, 0.0], [1.0, 1.0], (15, 40)), fast)
