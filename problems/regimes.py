@@ -96,7 +96,7 @@ VARIANTS = {
     "jump": Config(case="jump", steps=4000),
     "jump_burgers": Config(case="jump", equation="burgers", steps=4000, lr=5e-3),
     "reduction": Config(case="reduction", steps=1000),
-    "reduction_mscale": Config(case="reduction", steps=1000, width=20, scales=(1, 2, 4)),
+    "reduction_mscale": Config(case="reduction", steps=1000, width=40, scales=(1, 2, 4)),
 }
 
 
@@ -352,7 +352,7 @@ def reduction(config: Config, run: Run) -> dict[str, Any]:
         return float((model(test) - reference).detach().norm() / reference.norm())
 
     train(network, config.steps)
-    begun, extra = spent, config.steps // 10
+    begun, extra = spent, config.steps // 4
     small = reduce(network, lambda m: train(m, extra), x, threshold=0.99, keep=config.keep, error=error, refits=5)
     assert small.errors is not None and small.seconds is not None
     tuned = spent - begun

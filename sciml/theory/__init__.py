@@ -30,6 +30,8 @@ _ROOMS = {
     "defaults": ("basis_of", "default_diagnostics", "residual_of"),
     "filters": ("DeepFrequency", "FilterProbe", "filter_split", "low_frequency_ratio"),
     "rank": (
+        "ModelRank",
+        "Rank",
         "effective_dimension",
         "identifiability",
         "jacobian_rank",

@@ -20,6 +20,7 @@ __all__ = [
     "Operator",
     "Parameters",
     "at",
+    "check_rows",
     "flatten",
     "loss_closures",
     "parameter_jacobian",
@@ -68,6 +69,19 @@ def flatten(tree: Mapping[str, Tensor], leading: int = 0) -> Tensor:
     return torch.cat([t.reshape(*t.shape[:leading], -1) for t in tree.values()], -1)
 
 
+def check_rows(model: nn.Module) -> None:
+    """Refuse a network whose values at a point depend on the other points.
+
+    Raises:
+        ValueError: if a batch normalisation is in training mode.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            raise ValueError(
+                f"layer {name or '0'} normalises over the batch, so rows mix points; call .eval() on the network first"
+            )
+
+
 def parameter_jacobian(model: nn.Module, points: Tensor, operator: Operator | None = None, chunk: int = 256) -> Tensor:
     """J with one row per value, one column per trainable parameter.
 
@@ -85,9 +99,7 @@ def parameter_jacobian(model: nn.Module, points: Tensor, operator: Operator | No
         ValueError: if batch normalisation mixes the points.
     """
     parameters = parameters_of(model)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            raise ValueError(f"{name} normalises over the batch, so rows mix points; call .eval() on the network first")
+    check_rows(model)
     count = sum(p.numel() for p in parameters.values())
     if operator is not None:
         # equations check their coefficients, which vmap over points does not allow: one backward pass per row instead

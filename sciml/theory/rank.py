@@ -13,14 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sciml.theory.functional import Parameters, at, flatten, parameter_jacobian, parameters_of
+from sciml.theory.diagnostic import Diagnostic, Record, Schedule, State, log_spaced
+from sciml.theory.functional import Parameters, at, check_rows, flatten, parameter_jacobian, parameters_of
 
 __all__ = [
     "Identifiability",
+    "ModelRank",
     "Rank",
     "effective_dimension",
     "identifiability",
@@ -62,6 +65,7 @@ class Rank:
 def _check(network: nn.Module, points: Tensor) -> int:
     """Refuse what would give a meaningless rank; returns the number of parameters."""
     parameters = parameters_of(network)
+    check_rows(network)
     for name, p in [*parameters.items(), ("points", points)]:
         if p.dtype != torch.float64:
             raise ValueError(
@@ -157,6 +161,54 @@ def model_rank(network: nn.Module, points: Tensor, tolerance: float = 1e-9, sket
 def effective_dimension(network: nn.Module, points: Tensor, damping: float) -> float:
     """sum_i s_i^2 / (s_i^2 + damping) over the singular values s_i of the Jacobian at `points`."""
     return jacobian_rank(network, points).effective_dimension(damping)
+
+
+class ModelRank(Diagnostic):
+    """The rank of the network's Jacobian through a training: how many directions of function space it spans.
+
+    Records "rank", "gap" (see `Rank`), "share" of the parameters and "singular_values"; with `damping` also
+    "effective_dimension". A rank well below the number of parameters says that a smaller network gives the function.
+
+    Args:
+        points: ``(n, d)`` float64, more than there are parameters, spread over the domain.
+        tolerance: see `model_rank`.
+        damping: see `Rank.effective_dimension`.
+        schedule: None measures 3 times per factor ten: each costs one backward pass per point.
+    """
+
+    name = "rank"
+
+    def __init__(
+        self,
+        points: Tensor,
+        tolerance: float = 1e-9,
+        damping: float | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(log_spaced(3) if schedule is None else schedule)
+        self.points, self.tolerance, self.damping = points, tolerance, damping
+
+    def observe(self, state: State) -> Record:
+        """One singular value decomposition."""
+        found = jacobian_rank(state.module, self.points, self.tolerance)
+        record = {"rank": found.rank, "gap": found.gap, "share": found.rank / found.parameters}
+        if self.damping is not None:
+            record["effective_dimension"] = found.effective_dimension(self.damping)
+        return {**record, "singular_values": found.singular_values}
+
+    def draw(self, figure: Any, records: Sequence[Record]) -> None:
+        """The rank over the steps, and the singular values at the first and the last record."""
+        left, right = figure.subplots(1, 2)
+        for key in ("rank", "effective_dimension"):
+            if f"{self.name}.{key}" in records[-1]:
+                steps, values = self.series(key, records)
+                left.plot(steps + 1, values, "o-", markersize=3, label=key.replace("_", " "))
+        left.set(xlabel="step + 1", xscale="log")
+        left.legend()
+        for row in (records[0], records[-1]):
+            right.semilogy([max(s, 1e-300) for s in row[f"{self.name}.singular_values"]], label=f"step {row['step']}")
+        right.set(xlabel="direction", ylabel="singular value", ylim=(1e-16, None))
+        right.legend()
 
 
 def optimistic_sample_size(

@@ -174,6 +174,42 @@ def test_a_run_keeps_its_diagnostics_and_show_tells_them(tmp_path, capsys):
     assert solution.history.records  # what is drawn comes from the history, which a resumed run has complete
 
 
+def every_kind():
+    basis, exact = theory.Sine([0.0], [1.0], 31), PROBLEM.exact
+    points = torch.linspace(0, 1, 40, dtype=torch.float64)[:, None]
+    many = torch.linspace(0, 1, 250, dtype=torch.float64)[:, None]
+    return [
+        *everything()[1:],
+        theory.RelativeDistance(),
+        theory.Linearisation(points),
+        theory.Condensation(),
+        theory.Spikes(window=10, envelope=2, rise=1.01, score=0.5),
+        theory.AdamStability(1e-2, schedule=every(5), eigenvalue=3),
+        theory.LossSwitch(exact, basis=basis),
+        theory.DeepFrequency(points, exact),
+        theory.ModelRank(many, damping=1.0),
+    ]
+
+
+def test_every_kind_of_diagnostic_runs_in_a_training_and_leaves_a_picture(tmp_path):
+    def kinds(cls):
+        return {cls}.union(*map(kinds, cls.__subclasses__()))
+
+    model, objective, diagnostics = make("mscale"), Ritz(PROBLEM, 10.0), every_kind()
+    for name in theory.__all__:
+        getattr(theory, name)
+    known = {k for k in kinds(Diagnostic) if k.__module__.startswith("sciml.") and not k.__name__.startswith("_")}
+    assert {type(d) for d in diagnostics} == known - {Diagnostic}
+    plain = make("mscale")
+    fit(plain, objective, lambda g: objective.sample(50, 2, g), [Adam(40, lr=1.0, resample=3)])
+    fit(model, objective, lambda g: objective.sample(50, 2, g), [Adam(40, lr=1.0, resample=3)], diagnostics)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+    for diagnostic in diagnostics:
+        path = diagnostic.save(tmp_path, "network")
+        assert diagnostic.records and path.with_name(f"network.{diagnostic.name}.png").stat().st_size > 5000
+        assert len(theory.read_records(path)) == len(diagnostic.records)
+
+
 def test_every_name_is_what_it_was_exported_as():
     rooms = {p.stem for p in Path(theory.__file__).parent.glob("*.py")}
     assert not rooms & set(theory.__all__), "importing such a room would hide the name"

@@ -179,3 +179,16 @@ def test_recovery_at_the_optimistic_sample_size_and_not_below():
         x = torch.tensor([[0.3, 0.8], [-0.7, 0.1], [0.2, -0.9]], dtype=torch.float64)[:n]
         errors.append(float((train(Linear3(), x, target(x))(test) - target(test)).detach().square().mean()))
     assert errors[0] > 0.05 and errors[1] < 1e-6 and errors[2] < 1e-6
+
+
+def test_the_rank_of_a_training_is_recorded():
+    net = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1, bias=False)).double()
+    points = torch.linspace(-3, 3, 50, dtype=torch.float64)[:, None]
+    found = theory.ModelRank(points, damping=1e-12).measure(net)
+    assert found["rank"] == theory.model_rank(net, points) == 9 and found["share"] == 1
+    assert found["effective_dimension"] == pytest.approx(9, abs=1e-3)
+    with pytest.raises(ValueError, match="float32, whose rounding noise counts as rank"):
+        theory.ModelRank(points).measure(net.float())
+    normalised = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1)).double()
+    with pytest.raises(ValueError, match=r"rows mix points; call \.eval\(\)"):
+        theory.model_rank(normalised, points)
