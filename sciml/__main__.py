@@ -116,8 +116,10 @@ def show(path: RunFolder) -> None:
     if metrics is not None:
         _print_metrics(path, everything=True)
     _print_diagnostics(path)
-    for file in sorted(p for p in path.rglob("*") if p.suffix in {".png", ".h5"}):
+    for file in sorted(p for p in path.rglob("*") if p.suffix in {".png", ".h5"} and ".snapshot." not in p.name):
         print(file)
+    for folder in sorted({p.parent for p in path.rglob("*.snapshot.h5")}):
+        print(f"{folder}: {len(list(folder.glob('*.snapshot.h5')))} snapshots, for theory.replay")
 
 
 @app.command()

@@ -271,7 +271,8 @@ class FrequencyProbe(Diagnostic):
             needed = float(steps[-1]) if last < tolerance else float("inf")
             if last >= tolerance and slope < -0.05:
                 needed = float(steps[-1] * min((last / tolerance) ** (-1 / slope), 1e300))
-            rows.append({"k": k, "error": last, "learned": bool(last < tolerance), "decay": slope, "steps": needed})
+            known = {"k": float(k), "error": float(last), "learned": bool(last < tolerance)}
+            rows.append({**known, "decay": float(slope), "steps": needed})
         return rows
 
     def draw(self, figure: Any, records: Sequence[Record]) -> None:

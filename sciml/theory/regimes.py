@@ -169,17 +169,20 @@ class _SinceStart(Diagnostic):
     def __init__(self, start: nn.Module | None, schedule: Schedule | None) -> None:
         super().__init__(schedule)
         self.start: Parameters | None = None
+        self.given = start is not None
         if start is not None:
             self.start = {k: v.clone() for k, v in parameters_of(start).items()}
 
     def _from(self, state: State) -> Parameters:
         now = parameters_of(state.module)
-        if self.start is None:
-            self.start = {k: v.clone() for k, v in now.items()}
-        if {k: v.shape for k, v in self.start.items()} != {k: v.shape for k, v in now.items()}:
+        shapes = {k: v.shape for k, v in now.items()}
+        same = self.start is not None and {k: v.shape for k, v in self.start.items()} == shapes
+        if not same and self.given:
             raise ValueError(
-                "the network has other parameters than at the start, so a distance between them means nothing"
+                "the network has other parameters than the one given as start, so a distance between them means nothing"
             )
+        if not same:  # the first measurement, or the first after a stage that let the network grow
+            self.start = {k: v.clone() for k, v in now.items()}
         return now
 
 
@@ -190,7 +193,7 @@ class RelativeDistance(_SinceStart):
 
     Args:
         start: the network at the start (a copy is taken); None takes the parameters at the first measurement, which as
-            a callback are those after the first step.
+            a callback are those after the first step, and begins anew where the network grows.
         schedule: see `Diagnostic`.
     """
 
@@ -204,12 +207,24 @@ class RelativeDistance(_SinceStart):
         now, groups = self._from(state), dict[str, tuple[float, float]]()
         assert self.start is not None
         for name, first in self.start.items():
-            layer = name.rpartition(".")[0] or name
+            layer = _layer(name, self.start)
             moved, size = groups.get(layer, (0.0, 0.0))
             gap = float((now[name] - first).double().square().sum())
             groups[layer] = moved + gap, size + float(first.double().square().sum())
         total = tuple(map(sum, zip(*groups.values(), strict=True)))
         return {k: math.sqrt(a / b) if b > 0 else math.inf for k, (a, b) in {**groups, "all": total}.items()}
+
+
+def _layer(name: str, parameters: Parameters) -> str:
+    """The layer that a parameter belongs to; of lists of weights and biases, that of the weight."""
+    stem, _, last = name.rpartition(".")
+    if not last.isdigit():
+        return stem or name
+    if not stem.endswith("biases"):
+        return name
+    weights = stem.removesuffix("biases") + "weights"
+    missing = sum(k.startswith(f"{weights}.") for k in parameters) - sum(k.startswith(f"{stem}.") for k in parameters)
+    return f"{weights}.{int(last) + max(missing, 0)}"  # a layer of Fourier features has no bias
 
 
 class Linearisation(_SinceStart):

@@ -170,6 +170,7 @@ def test_a_run_keeps_its_diagnostics_and_show_tells_them(tmp_path, capsys):
     frequency = next(line for line in shown.splitlines() if line.startswith(" frequency"))
     assert "error " in frequency and f" {len(callbacks[0].records)} " in frequency
     assert any(line.split()[:3] == ["spike", "network", "0"] and "nothing" in line for line in shown.splitlines())
+    assert "snapshots: 12 snapshots, for theory.replay" in shown and "000000.snapshot" not in shown
     assert "afterwards" in shown and "network.frequency.png" in shown and "network.afterwards.png" in shown
     assert solution.history.records  # what is drawn comes from the history, which a resumed run has complete
 

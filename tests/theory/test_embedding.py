@@ -267,7 +267,7 @@ def test_every_subnetwork_grows_and_trains_on(tmp_path):
         seen.append(step.model.widths)
 
     solver = MscaleSolver(scales=(1, 2), widths=(6, 6), stages=stages, interior=64)
-    solution = solver.solve(problem, callbacks=[watch])
+    solution = solver.solve(problem, callbacks=[watch, *theory.default_diagnostics(problem)])  # which let it grow
     assert seen[39] == (6, 6) and seen[40] == (6, 9) and not solution.status.startswith("diverged")
     solution.save(tmp_path / "grown.h5")
     x = torch.rand(20, 1, dtype=torch.float64)

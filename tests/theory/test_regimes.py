@@ -124,6 +124,30 @@ def test_relative_distance_by_hand():
         distance.measure(theory.add_neurons(net, 2))
 
 
+def test_relative_distance_begins_anew_where_a_network_grows():
+    net, distance = Dense(1, (3,)), RelativeDistance()
+    distance.measure(net)
+    with torch.no_grad():
+        net.layers[0].weight.mul_(2)
+    assert distance.measure(net)["all"] > 0
+    wide = theory.add_neurons(net, 2)
+    assert distance.measure(wide)["all"] == 0
+    with torch.no_grad():
+        wide.layers[0].weight.mul_(2)
+    assert distance.measure(wide)["layers.0"] > 0
+
+
+@pytest.mark.parametrize("fourier", [None, 1.0])
+def test_layers_of_stacked_subnetworks_are_told_apart(fourier):
+    net = Mscale(1, (4, 4), (1, 2), fourier=fourier)
+    distance = RelativeDistance(net)
+    with torch.no_grad():
+        net.biases[-1].add_(1.0)
+    found = distance.measure(net)
+    assert set(found) == {"weights.0", "weights.1", "weights.2", "all"}
+    assert found["weights.2"] > 0 and found["weights.0"] == found["weights.1"] == 0
+
+
 def test_linearisation_error_is_second_order():
     start, x = Dense(2, (10, 10)), draw(20, 2)
     probe, errors = Linearisation(x, start), []
