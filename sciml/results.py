@@ -174,11 +174,11 @@ class Run:
         print(f"{name}: {solution.seconds:.1f} s, {solution.status or 'done'}", flush=True)
         if solution.status.startswith("diverged") and not tolerate_divergence:
             raise Diverged(f"{name} {solution.status}")
-        self._keep(name, callbacks, solution)
         if solution.savable:
             solution.save(path)
             checkpoint.unlink(missing_ok=True)
         # otherwise the checkpoint stays: its training is finished, so a resumed run passes through it at once
+        self._keep(name, callbacks, solution)
         return solution
 
     def _keep(self, name: str, callbacks: Sequence[Any], solution: Any) -> None:

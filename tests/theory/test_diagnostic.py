@@ -209,6 +209,7 @@ def test_every_kind_of_diagnostic_runs_in_a_training_and_leaves_a_picture(tmp_pa
         path = diagnostic.save(tmp_path, "network")
         assert diagnostic.records and path.with_name(f"network.{diagnostic.name}.png").stat().st_size > 5000
         assert len(theory.read_records(path)) == len(diagnostic.records)
+        assert diagnostic.plot(diagnostic.records[:1]).axes  # a picture of a single record must not fail a run
 
 
 def test_every_name_is_what_it_was_exported_as():
