@@ -183,9 +183,10 @@ class Run:
 
     def _keep(self, name: str, callbacks: Sequence[Any], solution: Any) -> None:
         """Save what diagnostics recorded; recognised by their shape, since they stand above."""
-        for callback in callbacks:
+        records = getattr(solution.history, "records", None)
+        for callback in callbacks if records is not None else ():  # without a history nothing was trained
             if hasattr(callback, "save") and hasattr(callback, "records"):
-                callback.save(self.path, name, getattr(solution.history, "records", None))
+                callback.save(self.path, name, records)
 
     def _write(self, status: str) -> None:
         self._provenance["device"] = _device()  # again: by now torch is there to be asked

@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -145,7 +146,7 @@ class Jacobi:
         self,
         problem: Elliptic,
         seed: int = 0,
-        callbacks: Sequence[Callable[[int, Tensor], None]] = (),
+        callbacks: Sequence[Callable[..., Any]] = (),
         checkpoint: str | None = None,
     ) -> Solution:
         """Iterate.
@@ -154,7 +155,8 @@ class Jacobi:
             problem: a linear `Elliptic`.
             seed: not used.
             callbacks: called as ``(iteration, values)`` before the first and after every step; `values` is shaped like
-                the grid (its axes are ``solution.field.axes``), NaN outside the domain.
+                the grid (its axes are ``solution.field.axes``), NaN outside the domain. Diagnostics of `sciml.theory`
+                see the iterate as a Field and the relative residual as the loss.
             checkpoint: not used.
 
         Returns:
@@ -178,10 +180,18 @@ class Jacobi:
         diagonal, scale = system.matrix.diagonal(), np.linalg.norm(system.right) or 1.0
         history = History()
         for iteration in range(self.iterations + 1):
-            for callback in callbacks:
-                callback(iteration, torch.from_numpy(links.nodal(u)).reshape(links.grid.shape))
             residual = system.right - system.matrix @ u
-            history.steps.append({"step": iteration, "residual": float(np.linalg.norm(residual) / scale)})
+            size = float(np.linalg.norm(residual) / scale)
+            history.steps.append({"step": iteration, "residual": size})
+            for callback in callbacks:
+                if not hasattr(callback, "observe"):
+                    callback(iteration, torch.from_numpy(links.nodal(u)).reshape(links.grid.shape))
+                    continue
+                sweep = _Sweep(
+                    iteration, time.perf_counter() - begun, size, partial(GridField.build, problem.domain, links, u)
+                )
+                if measured := callback(sweep):
+                    history.records.append({"step": iteration, "seconds": sweep.seconds, **measured})
             if iteration < self.iterations:
                 u = u + residual / diagonal
         history.seconds = time.perf_counter() - begun
@@ -191,6 +201,20 @@ class Jacobi:
         field = GridField.build(problem.domain, links, u)
         seconds, cost = time.perf_counter() - begun, {"unknowns": len(u), "iterations": self.iterations}
         return Solution(field, problem, history=history, seconds=seconds, status=history.status, cost=cost)
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """What a diagnostic sees of an iteration: the iterate is made a field only when it is asked for."""
+
+    number: int
+    seconds: float
+    loss: float
+    field: Callable[[], GridField]
+
+    @cached_property
+    def model(self) -> GridField:
+        return self.field()
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

@@ -98,7 +98,7 @@ class State:
         """
         if isinstance(subject, State):
             return subject
-        if hasattr(subject, "model") and hasattr(subject, "number"):
+        if hasattr(subject, "number") and hasattr(subject, "model"):
             return _of_step(subject)
         if not isinstance(subject, nn.Module) and hasattr(subject, "field"):
             return State(subject.field)
@@ -133,7 +133,8 @@ class State:
 
 
 def _of_step(step: Any) -> State:
-    gradients = {k: p.grad for k, p in step.model.named_parameters() if p.grad is not None}
+    named = step.model.named_parameters() if isinstance(step.model, nn.Module) else ()
+    gradients = {k: p.grad for k, p in named if p.grad is not None}
     losses: Mapping[str, Closure] = {}
     if getattr(step, "objective", None) is not None:
         losses = _Lazy(step.model, step.objective, step.batch)

@@ -355,3 +355,21 @@ def test_a_reference_above_what_the_points_resolve_is_refused(basis):
     assert FrequencyProbe(basis([0.0], [1.0], 127), fast).k.max() > 100
     with pytest.raises(ValueError, match="15 x 40 points resolve"):
         FrequencyProbe(basis([0.0, 0.0], [1.0, 1.0], (15, 40)), fast)
+
+
+def test_jacobi_is_watched_like_a_network_and_learns_high_frequencies_first():
+    from sciml import Box, Elliptic, Jacobi
+
+    waves = lambda x: torch.sin(torch.pi * x[:, 0]) + torch.sin(4 * torch.pi * x[:, 0]) / 4  # noqa: E731
+    problem, cells = Elliptic.manufactured(Box([0.0], [1.0]), waves), 64
+    probe = FrequencyProbe(theory.Sine([0.0], [1.0], cells - 1), waves, wavenumbers=[math.pi, 4 * math.pi])
+    solution = Jacobi(cells, 400).solve(problem, callbacks=[probe, theory.Spikes()])
+    steps, errors = probe.series("error", solution.history.records)
+    assert steps[0] == 0 and np.allclose(errors[0], 1)
+    for k, error in zip((1, 4), errors.T, strict=True):
+        left = np.array([theory.jacobi_damping(k, cells, int(s)) for s in steps])
+        assert np.abs(error - left).max() < (k * math.pi / cells) ** 2 / 6  # up to the error of the differences
+    slow, fast = probe.times(0.5)
+    assert fast < slow and probe.plot().axes
+    with pytest.raises(TypeError, match="reads parameters, but the model is a GridField"):
+        Jacobi(cells, 1).solve(problem, callbacks=[theory.RelativeDistance()])
