@@ -183,7 +183,7 @@ class Run:
 
     def _keep(self, name: str, callbacks: Sequence[Any], solution: Any) -> None:
         """Save what diagnostics recorded; recognised by their shape, since they stand above."""
-        records = getattr(solution.history, "records", None)
+        records = getattr(getattr(solution, "history", None), "records", None)
         for callback in callbacks if records is not None else ():  # without a history nothing was trained
             if hasattr(callback, "save") and hasattr(callback, "records"):
                 callback.save(self.path, name, records)
