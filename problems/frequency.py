@@ -109,13 +109,12 @@ def regression(config: Config, run: Run) -> dict[str, Any]:
     stages = [Adam(config.steps, lr=config.lr, schedule=lambda progress: 1.0, resample=None)]
     history = fit(network, MeanSquare(), lambda _: batch, stages, [probe], seed=run.seed)
     times = probe.times(config.tolerance)
-    with run.figure("frequencies", 10.0) as figure:
-        probe.plot(figure=figure)
+    probe.save(run.path, "network")
     names = [f"T_{k:.0f}" for k in probe.k]
     return {
         **dict(zip(names, map(float, times), strict=True)),
         "ordered": int((times[:-1] < times[1:]).all()),
-        "ratio": float(times[-1] / times[0]),
+        "ratio": float(times[-1] / times[0]) if math.isfinite(times[0]) else math.nan,
         "score": probe.score(config.tolerance),
         "seconds": history.seconds,
         "status": history.status,
@@ -230,8 +229,7 @@ def handover(config: Config, run: Run) -> dict[str, Any]:
             axes.plot(curve.seconds, curve.errors, "--" if name.startswith("network,") else "-", label=name)
         axes.set(xlabel="seconds of processor time", ylabel="relative L2 error", yscale="log")
         axes.legend()
-    with run.figure("frequencies", 10.0) as figure:
-        probe.plot(figure=figure)
+    probe.save(run.path, "network")
     errors = {name: curve.at(total) for name, curve in curves.items()}
     # what a smoother cannot do, grids down to one unknown can: where they exist, no network is needed
     final = full.errors[-1]

@@ -93,7 +93,7 @@ VARIANTS = {
     "condensation": Config(case="condensation", width=50, steps=1501),
     "samples": Config(case="samples", steps=1000, lr=0.3),
     "spikes": Config(case="spikes", steps=3000, lr=0.15),
-    "jump": Config(case="jump", steps=4000),
+    "jump": Config(case="jump", steps=4000, lr=3e-3),
     "jump_burgers": Config(case="jump", equation="burgers", steps=4000, lr=5e-3),
     "reduction": Config(case="reduction", steps=1000),
     "reduction_mscale": Config(case="reduction", steps=1000, width=40, scales=(1, 2, 4)),
@@ -138,8 +138,7 @@ def condensation(config: Config, run: Run) -> dict[str, Any]:
     fit(network, MeanSquare(), lambda g: data(x, y), stages, [probe], seed=run.seed)
     steps, counts = probe.series("layers.0")
     early, late = (steps >= 40) & (steps <= 110), steps > config.steps // 2
-    with run.figure("condensation") as figure:
-        probe.plot(figure=figure)
+    probe.save(run.path, "network")
     with run.figure("orientations", 5, 4) as figure:
         probe.similarity(network, figure)
     run.array("steps", steps)

@@ -8,7 +8,8 @@ Every diagnostic attaches to any torch network and any training run, see `sciml.
     probe.measure(solution)                                       # or afterwards
     probe.plot().savefig("frequencies.png")
 
-The names below are resolved on first use.
+Run folders keep what their diagnostics saw, and ``sciml show RUN`` tells it; a run that kept `Snapshots` can be asked
+something new when it is over, with `replay`. The names below are resolved on first use.
 """
 
 from importlib import import_module

@@ -19,7 +19,7 @@ def execute(config, folder, seed=0):
 def test_smoke_regression(tmp_path):
     metrics, folder = execute(VARIANTS["smoke"], tmp_path)
     assert {"T_1", "T_3", "T_5", "ordered", "score"} <= set(metrics)
-    assert (folder / "frequencies.png").exists()
+    assert (folder / "network.frequency.png").exists()
 
 
 def test_smoke_handover(tmp_path):
