@@ -69,14 +69,16 @@ def clusters(similarity: Tensor, threshold: float = 0.95, signed: bool = True) -
     if not 0 < threshold < 1:
         raise ValueError(f"threshold is {threshold}, but must lie between 0 and 1")
     near = (similarity if signed else similarity.abs()) > threshold
-    left = torch.ones(len(near), dtype=torch.bool)
+    left, counts = torch.ones(len(near), dtype=torch.bool), near.sum(1)
     groups = []
     while left.any():
-        counts = (near & left).sum(1) * left
+        if int(counts.max()) <= 1:  # nobody is near anybody else any more
+            return groups + [[k] for k in left.nonzero()[:, 0].tolist()]
         centre = int(counts.argmax())
         members = (near[centre] & left).nonzero()[:, 0].tolist()
         groups.append([centre, *(k for k in members if k != centre)])
         left[members] = False
+        counts = (counts - near[:, members].sum(1)) * left
     return groups
 
 

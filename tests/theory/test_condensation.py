@@ -1,6 +1,7 @@
 """Condensation at tiny initialisation, counting by hand, and reduction against the function it must keep."""
 
 import copy
+import time
 
 import pytest
 import torch
@@ -111,6 +112,28 @@ def test_layers_that_cannot_be_read_are_refused():
         Condensation().measure(nn.BatchNorm1d(3))
     with pytest.raises(TypeError, match="parameters"):
         Condensation().measure(lambda x: x)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_cover_is_greedy_and_covers(seed, signed):
+    directions = draw(6, 3, seed=seed)
+    cosines = orientation_similarity(directions[torch.arange(40) % 6] + 0.15 * draw(40, 3, seed=seed + 50))
+    near = (cosines if signed else cosines.abs()) > 0.95
+    left, expected = set(range(40)), []
+    while left:
+        centre = max(sorted(left), key=lambda k: sum(bool(near[k, j]) for j in left))
+        members = [j for j in sorted(left) if near[centre, j]]
+        expected.append([centre, *(j for j in members if j != centre)])
+        left -= set(members)
+    found = clusters(cosines, 0.95, signed)
+    assert found == expected and 1 < len(found) < 40 and len(found[0]) > 1
+
+
+def test_wide_layers_without_clusters_are_counted_in_no_time():
+    begun = time.process_time()
+    assert effective_neurons(draw(3000, 40)) == 3000
+    assert time.process_time() - begun < 5
 
 
 # ------------------------------------------------------------------------------------------------------------ reduction
