@@ -153,6 +153,10 @@ def test_a_run_keeps_its_diagnostics_and_show_tells_them(tmp_path, capsys):
     with begin(path, {"seed": 0}, "test", sciml.load) as run:
         watched = [*callbacks, Snapshots(run.path / "snapshots")]
         solution = run.solve("network", solver, PROBLEM, callbacks=watched)
+        first = (run.path / "network.frequency.diagnostic.json").read_text()
+        (run.path / "network.frequency.diagnostic.json").unlink()
+        run.solve("network", solver, PROBLEM, callbacks=theory.default_diagnostics(PROBLEM))  # as in a resumed run
+        assert (run.path / "network.frequency.diagnostic.json").read_text() == first
     for diagnostic in callbacks:
         kept = theory.read_records(path / f"network.{diagnostic.name}.diagnostic.json")
         own = [r for r in diagnostic.records if len(r) > 2]
