@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml import Box, Elliptic, FiniteDifference, FiniteElement, MscaleSolver, compare
+from sciml import Box, Elliptic, FeatureSolver, FiniteDifference, FiniteElement, MscaleSolver, compare
 from sciml.networks import Activation, Dense, relu, s2relu, sine, srelu
 from sciml.optimizers import GaussNewton
 from sciml.report import draw_fields, published, side_by_side
@@ -200,6 +200,8 @@ def run(config: Config, run: Any) -> dict[str, Any]:
             stages=[GaussNewton(40, resample=8)],
             interior=2500,
         )
+    if config.case == "line" and not problem.linear:
+        solvers["flux on panels"] = FeatureSolver()
     if config.cells and problem.linear and problem.dim == 2:
         solvers["finite elements P2"] = FiniteElement(config.cells, degree=2)
     elif config.cells:

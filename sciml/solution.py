@@ -28,6 +28,7 @@ _FIELDS = {
     "hard": "sciml.networks:Hard",
     "grid": "sciml.solvers.gridfield:GridField",
     "mesh": "sciml.solvers.meshfield:MeshField",
+    "panels": "sciml.solvers.panels:PanelField",
     "features": "sciml.solvers.featurefield:FeatureField",
 }
 _HISTORY = "sciml.training:History"

@@ -10,6 +10,8 @@ The bandwidth along each axis starts from the spectrum of the data (`sciml.theor
 the solutions for all smaller bandwidths as well, because the columns are ordered, so the residuals at fresh points
 show how fast the error falls with the bandwidth, and how much larger it must be. The error estimate is the distance
 of two of these nested solutions times the ratio of their residuals.
+
+A p-Laplacian on an interval takes another road: its energy degenerates where u' = 0, its flux does not (`flux`).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from sciml.problem import PDE, Elliptic, Evolution
 from sciml.solution import Solution
+from sciml.solvers import flux
 from sciml.solvers.ansatz import Ansatz, start
 from sciml.solvers.collocation import Block, Collocation
 from sciml.solvers.families import VALUE
@@ -74,6 +77,8 @@ class FeatureSolver:
             checkpoint: ignored.
         """
         begun = time.perf_counter()
+        if flux.applies(problem):
+            return _through_flux(problem, self.tolerance, begun)
         stated = problem.pde() if isinstance(problem, Evolution) else problem
         search = _Search(self, Collocation(stated), torch.Generator().manual_seed(seed))
         attempt, status = search.run()
@@ -89,6 +94,20 @@ class FeatureSolver:
                 "attempts": search.attempts,
             },
         )
+
+
+def _through_flux(problem: Any, tolerance: float, begun: float) -> Solution:
+    """A p-Laplacian on an interval, where the features are polynomials on panels and the unknown is the flux."""
+    found = flux.integrate(problem, tolerance)
+    met = "converged: estimated" if found.estimate <= tolerance else "stopped at an estimated"
+    return Solution(
+        found.field,
+        problem=problem,
+        seconds=time.perf_counter() - begun,
+        status=f"{met} relative error {found.estimate:.1e} by integrating the flux on {found.panels} panels",
+        error_estimate=found.estimate,
+        cost={"unknowns": found.unknowns, "panels": found.panels},
+    )
 
 
 @dataclass(frozen=True)
