@@ -189,7 +189,7 @@ VARIANTS = {
     "squares1": Config(case="squares1", mu=15, cells=2048),
     "squares2": Config(case="squares2", mu=15),
     "squares3": Config(case="squares3", mu=15, cells=64),
-    "holes": Config(steps=5000, interior=2048, boundary=512, elements=32),
+    "holes": Config(steps=4000, elements=32),
     "holes5": Config(case="holes5"),
     "holes7": Config(case="holes7"),
     "holes20": Config(case="holes20"),
