@@ -27,7 +27,7 @@ def test_the_error_jumps_when_the_loss_becomes_a_residual(tmp_path):
 
 
 def test_half_of_the_neurons_are_enough_for_burgers(tmp_path):
-    found = result(tmp_path, replace(regimes.VARIANTS["reduction"], steps=200, width=20))
+    found = result(tmp_path, replace(regimes.VARIANTS["reduction"], steps=60, width=16))
     assert found["share of the neurons"] <= 0.5 and found["growth of the error"] <= 0.1
 
 
