@@ -70,7 +70,7 @@ def clusters(similarity: Tensor, threshold: float = 0.95, signed: bool = True) -
         raise ValueError(f"threshold is {threshold}, but must lie between 0 and 1")
     near = (similarity if signed else similarity.abs()) > threshold
     left, counts = torch.ones(len(near), dtype=torch.bool), near.sum(1)
-    groups = []
+    groups: list[list[int]] = []
     while left.any():
         if int(counts.max()) <= 1:  # nobody is near anybody else any more
             return groups + [[k] for k in left.nonzero()[:, 0].tolist()]
