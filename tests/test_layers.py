@@ -25,7 +25,7 @@ ROOMS = {
 }
 ROOMS["objective"] = {"problem", *ROOMS["problem"]}
 ROOMS["training"] = {"objective", "results", "files"}
-ROOMS["optimizers"] = {"training", "objective", *ROOMS["objective"]}
+ROOMS["optimizers"] = {"training", "objective", "networks", "activations", *ROOMS["objective"]}
 ROOMS["flowmap"] = {"transforms", "networks", "activations", "training", "optimizers", "files", "results"}
 ROOMS["search"] = {"parallel"}
 BELOW_SOLVERS = set(ROOMS)

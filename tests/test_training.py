@@ -203,7 +203,7 @@ def test_gauss_newton_solves_a_poisson_problem():
 
 
 def test_primal_and_sample_space_steps_are_the_same():
-    from sciml.optimizers import _Damped
+    from sciml.optimizers.gaussnewton import _Damped
 
     generator = torch.Generator().manual_seed(0)
     j = torch.randn(30, 20, generator=generator, dtype=F64)

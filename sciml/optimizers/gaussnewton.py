@@ -12,29 +12,19 @@ For a Ritz energy the gradient is the energy's and J that of `Objective.metric_v
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from scipy.linalg import blas
 from torch import Tensor, nn
 
-from sciml.calculus import at
 from sciml.conditions import Data
-from sciml.objective import Batch, Block, LeastSquares, Ritz, rebuilt
+from sciml.objective import Batch, LeastSquares, Ritz
+from sciml.optimizers.jacobians import sample_jacobian
 from sciml.training import Stepper, Work, _check_steps
 
-__all__ = ["GaussNewton", "sample_jacobian", "standard_errors"]
-
-Parameters = dict[str, Tensor]
-
-
-def _trainable(model: nn.Module) -> Parameters:
-    return {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
-
-
-def _flat(tree: Parameters, leading: int) -> Tensor:
-    return torch.cat([v.reshape(*v.shape[:leading], -1) for v in tree.values()], -1)
+__all__ = ["GaussNewton", "standard_errors"]
 
 
 def _assign(model: nn.Module, start: Tensor) -> None:
@@ -44,58 +34,6 @@ def _assign(model: nn.Module, start: Tensor) -> None:
             if p.requires_grad:
                 p.copy_(start[offset : offset + p.numel()].reshape(p.shape))
                 offset += p.numel()
-
-
-def sample_jacobian(
-    vector: Callable[[Any, Batch], Tensor], model: nn.Module, batch: Batch, entries: int = 20_000_000
-) -> tuple[Tensor, Tensor, dict[str, slice]]:
-    """A residual vector and its Jacobian with respect to the trainable parameters.
-
-    Args:
-        vector: ``(field, batch) -> (rows,)``; rows of a point may depend on that point only.
-        model: the network.
-        batch: the points.
-        entries: Jacobian entries computed at a time, which bounds the memory of intermediates.
-
-    Returns:
-        ``r (rows,)``, ``J (rows, parameters)`` and the rows of each block by name. Rows are ordered point by point.
-    """
-    parameters = _trainable(model)
-    count = sum(p.numel() for p in parameters.values())
-    rows, jacobians, slices, begin = [], [], {}, 0
-    for name, block in batch.blocks.items():
-        tensors, rebuild = _open(block)
-
-        def single(p: Parameters, *of: Tensor, name: str = name, rebuild: Any = rebuild) -> tuple[Tensor, Tensor]:
-            one = Batch({name: rebuild([t[None] for t in of])}, batch.progress)
-            r = vector(at(model, p), one)
-            return r, r
-
-        each = torch.func.vmap(
-            torch.func.jacrev(single, has_aux=True),
-            in_dims=(None, *[0] * len(tensors)),
-            chunk_size=max(1, entries // (8 * count)),
-        )
-        jac, r = each(parameters, *tensors)
-        rows.append(r.reshape(-1))
-        jacobians.append(_flat(jac, 2).reshape(-1, count))
-        slices[name] = slice(begin, begin + len(rows[-1]))
-        begin += len(rows[-1])
-    return torch.cat(rows), torch.cat(jacobians), slices
-
-
-def _open(block: Block) -> tuple[list[Tensor], Callable[[list[Tensor]], Block]]:
-    """A block as a list of per-point tensors, and the way back."""
-    parts = [block.x, block.weight, block.normals, block.partner, *block.given]
-    present = [k for k, t in enumerate(parts) if t is not None]
-
-    def rebuild(tensors: list[Tensor]) -> Block:
-        full: list[Any] = [None] * len(parts)
-        for k, t in zip(present, tensors, strict=True):
-            full[k] = t
-        return Block(full[0], full[1], full[2], rebuilt(block.given, full[4:]), block.condition, full[3])
-
-    return [parts[k] for k in present], rebuild
 
 
 @dataclass(frozen=True)
@@ -210,7 +148,7 @@ class _Damped:
         self.j, self.g = jacobian, gradient
         n, p = jacobian.shape
         self.primal = p <= n
-        self.gram = jacobian.T @ jacobian if self.primal else jacobian @ jacobian.T
+        self.gram = _gram(jacobian, self.primal)
         self.scale = float(self.gram.diagonal().sum()) / p
         self.damping, self.factor = 0.0, self.gram
 
@@ -234,6 +172,14 @@ class _Damped:
             return -torch.cholesky_solve(g[:, None], self.factor)[:, 0]
         inner = torch.cholesky_solve((self.j @ g)[:, None], self.factor)[:, 0]
         return -(g - self.j.T @ inner) / self.damping
+
+
+def _gram(j: Tensor, primal: bool) -> Tensor:
+    """J^T J, or J J^T; on the CPU only its lower triangle, all that Cholesky's method reads, at half the cost."""
+    if j.device.type != "cpu":
+        return j.T @ j if primal else j @ j.T
+    product = blas.dsyrk if j.dtype == torch.float64 else blas.ssyrk
+    return torch.as_tensor(product(1.0, j.contiguous().numpy().T, trans=0 if primal else 1, lower=1))
 
 
 def standard_errors(objective: LeastSquares | Ritz, model: nn.Module, batch: Batch) -> dict[str, float]:
