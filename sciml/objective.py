@@ -150,7 +150,7 @@ class _Sampled:
             generator: source of randomness; None is a fresh one seeded with 0.
             sobol: scrambled Sobol points instead of independent ones; on an interval, composite Gauss-Legendre nodes
                 with randomly shifted panels (about `interior` of them), which integrate what they resolve exactly.
-            hard: leave out the Dirichlet blocks, which the field satisfies by construction.
+            hard: leave out the Dirichlet and Initial blocks, which the field satisfies by construction.
         """
         domain = self.problem.domain
         if sobol and domain.dim == 1 and isinstance(domain, Box):
@@ -162,7 +162,7 @@ class _Sampled:
         points, normals, labels = domain.boundary(boundary, generator, sobol=sobol)
         share = domain.area / len(points)
         for condition, mask in self.problem.partition(points, labels):
-            if not bool(mask.any()) or (hard and isinstance(condition, Dirichlet)):
+            if not bool(mask.any()) or (hard and isinstance(condition, (Dirichlet, Initial))):
                 continue
             at, n = points[mask], normals[mask]
             block = Block(at, torch.full((len(at),), share, dtype=x.dtype), n, self._given(condition, at), condition)
@@ -282,6 +282,53 @@ class LeastSquares(_Sampled):
                 scale = (_penalty(self.penalty, name, batch.progress) * block.weight).sqrt()
                 vectors[name] = scale.repeat(repeats) * gap
         return vectors
+
+    def concentrate(
+        self, field: Field, batch: Batch, count: int, generator: torch.Generator, even: float = 0.5
+    ) -> Batch:
+        """A batch with fewer interior points, drawn in proportion to the residual of a field.
+
+        Point i is drawn with density q_i = even + (1 - even) |R_i| / mean |R| and weighs as much less: the loss stays
+        an unbiased estimate of the same integral, with a smaller variance where the residual is concentrated. (The
+        residual-adaptive points of Wu et al., arXiv:2207.10289, leave out the weights, and so change the norm.)
+
+        Args:
+            field: the candidate solution.
+            batch: to choose from, with several times as many interior points.
+            count: interior points wanted.
+            generator: of the draw, which is systematic: point i is taken floor or ceil of its expected times.
+            even: share of the density that does not look at the residual.
+        """
+        block = batch.blocks["interior"]
+        with torch.no_grad():
+            vector = self.vectors(field, Batch({"interior": block}, batch.progress))["equation"]
+        size = (vector.reshape(-1, len(block.x)).square().sum(0) / block.weight).sqrt()
+        mean = (block.weight * size).sum() / block.weight.sum()
+        density = even + (1 - even) * size / mean if bool(mean > 0) else torch.ones_like(size)
+        expected = block.weight * density
+        expected = count * expected / expected.sum()
+        start = torch.rand((), generator=generator, dtype=torch.float64).to(expected)
+        ticks = start + torch.arange(count, dtype=expected.dtype, device=expected.device)
+        chosen = torch.searchsorted(expected.cumsum(0), ticks).clamp_max(len(size) - 1)
+
+        def pick(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t[chosen]
+
+        given = rebuilt(block.given, [pick(t) for t in block.given])
+        drawn = replace(block, x=block.x[chosen], weight=(block.weight / expected)[chosen], given=given)
+        return replace(batch, blocks={**batch.blocks, "interior": drawn})
+
+    def balanced(self, traces: Mapping[str, float]) -> LeastSquares:
+        """The objective with penalties under which all blocks pull equally at the parameters.
+
+        Penalty k is tr(J^T J) of the interior over that of block k at penalty one: the balance of the traces of the
+        neural tangent kernel (Wang, Yu and Perdikaris, arXiv:2007.14527).
+
+        Args:
+            traces: squared Frobenius norm of the Jacobian of each block's residual, by name of the block.
+        """
+        penalties = {k: traces["interior"] / max(v, 1e-300) for k, v in traces.items() if k != "interior"}
+        return LeastSquares(self.problem, penalties)
 
     def terms(self, field: Field, batch: Batch) -> dict[str, Tensor]:
         """Named squared norms."""

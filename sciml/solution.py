@@ -26,6 +26,7 @@ _FIELDS = {
     "dense": "sciml.networks:Dense",
     "mscale": "sciml.networks:Mscale",
     "hard": "sciml.networks:Hard",
+    "hard box": "sciml.solvers.hardbox:HardBox",
     "grid": "sciml.solvers.gridfield:GridField",
     "mesh": "sciml.solvers.meshfield:MeshField",
     "panels": "sciml.solvers.panels:PanelField",

@@ -345,7 +345,7 @@ def fit(
     Args:
         model: its parameters with ``requires_grad`` are trained.
         objective: gives the named terms whose sum is the loss.
-        batches: draws a batch from a generator.
+        batches: draws a batch from a generator; it may look at the model, if it says so by ``follows_model = True``.
         stages: run in order.
         callbacks: called after every step; a returned mapping is added to ``history.records``.
         checkpoint: a file that is written every half minute and on Ctrl-C, and continued from if it exists.
@@ -381,6 +381,7 @@ class _Run:
         self.stepper: Stepper | None = None
         self.batch: Batch | None = None
         self.drawn_from = self.generator.get_state()
+        self.drawn_at: dict[str, Tensor] | None = None
         self.finished = self.preparing = False
         if self.path is not None and self.path.exists():
             self.restore()
@@ -442,6 +443,9 @@ class _Run:
         due = stage.resample is not None and self.step % stage.resample == 0
         if self.batch is None or due:
             self.drawn_from = self.generator.get_state()
+            self.drawn_at = dict(self.model.state_dict()) if getattr(self.batches, "follows_model", False) else None
+            if self.drawn_at is not None:
+                self.drawn_at = {k: v.clone() for k, v in self.drawn_at.items()}
             p = next(iter(self.model.parameters()))
             self.batch = self.batches(self.generator).to(p.device, p.dtype)
         return self.batch
@@ -486,6 +490,7 @@ class _Run:
             "stepper": None if self.stepper is None else self.stepper.state(),
             "generator": self.generator.get_state() if self.batch is None else self.drawn_from,
             "has_batch": self.batch is not None,
+            "drawn_at": None if self.batch is None else self.drawn_at,
             "after": self.generator.get_state(),
             "position": [self.stage, self.step, self.total],
             "finished": self.finished,
@@ -518,9 +523,12 @@ class _Run:
             self.stepper.load(state["stepper"])
         self.generator.set_state(state["generator"])
         if state["has_batch"]:
-            self.drawn_from = state["generator"]
+            self.drawn_from, self.drawn_at = state["generator"], state.get("drawn_at")
+            if self.drawn_at is not None:
+                self.model.load_state_dict(self.drawn_at)
             p = next(iter(self.model.parameters()))
             self.batch = self.batches(self.generator).to(p.device, p.dtype)
+            self.model.load_state_dict(state["model"])
 
 
 def _flatten(tree: Tree, arrays: dict[str, np.ndarray]) -> Any:

@@ -192,13 +192,13 @@ def _by_layers(one: _Points, inside: _Inside, trainable: Parameters, entries: in
     begin = 0
     for parts in one.chunks(chunk):
         rows = slice(begin, begin + len(parts[0]))
-        r[rows], mine, rest = _chunk(one, inside, own, others, parts)
+        r[rows], mine, rest = _chunk(one, inside, own, others, parts, r.shape[1])
         _fill(jacobian[rows], {**{inside.prefix + k: v for k, v in mine.items()}, **rest}, trainable)
         begin = rows.stop
 
 
 def _chunk(
-    one: _Points, inside: _Inside, own: Parameters, others: Parameters, tensors: tuple[Tensor, ...]
+    one: _Points, inside: _Inside, own: Parameters, others: Parameters, tensors: tuple[Tensor, ...], each: int
 ) -> tuple[Tensor, Parameters, Parameters]:
     """Rows ``(n, k)`` and their Jacobians ``(n, k, ...)`` by parameter: of the network, and of the rest."""
     network = inside.network
@@ -215,20 +215,10 @@ def _chunk(
     with torch.no_grad():
         one(inside.around(_Stub(network, record)), block)
 
-    def head(outputs: list[Tensor], scalars: Parameters, *parts: Tensor) -> tuple[Tensor, Tensor]:
-        replies = iter(zip(passes, outputs, strict=True))
-
-        def reply(t: Taylor) -> Taylor:
-            done, y = next(replies)
-            return done.unpack(y[..., None])
-
-        r = one.at_one(at(inside.around(_Stub(network, reply)), scalars), parts)
-        return r, r
-
-    each = torch.func.vmap(
-        torch.func.jacrev(head, argnums=(0, 1), has_aux=True), in_dims=(0, None, *[0] * len(tensors))
-    )
-    (seeds, rest), r = each([p.values.movedim(-1, 0) for p in passes], others, *tensors)
+    if not others and each == 1:
+        seeds, rest, r = _head_of_batch(one, inside, passes, block)
+    else:
+        seeds, rest, r = _head_by_point(one, inside, passes, others, tensors)
     found = []
     for k in range(r.shape[1]):
         parts = [p.jacobian(seed[:, k].movedim(0, -1)) for p, seed in zip(passes, seeds, strict=True)]
@@ -236,6 +226,48 @@ def _chunk(
     by_layer = [ts[0][:, None] if len(ts) == 1 else torch.stack(ts, 1) for ts in zip(*found, strict=True)]
     (mine,) = torch.func.vmap(torch.func.vmap(pull))(by_layer)
     return r, mine, rest
+
+
+def _replies(passes: list[_Pass], outputs: list[Tensor]) -> Callable[[Taylor], Taylor]:
+    """Answers with given channels ``(outputs, c, n)``, in the order in which the network was evaluated."""
+    left = iter(zip(passes, outputs, strict=True))
+
+    def reply(t: Taylor) -> Taylor:
+        done, y = next(left)
+        return done.unpack(y)
+
+    return reply
+
+
+def _head_of_batch(
+    one: _Points, inside: _Inside, passes: list[_Pass], block: Block
+) -> tuple[list[Tensor], Parameters, Tensor]:
+    """Derivatives of one row per point with respect to the channels, ``(n, 1, outputs, c)``: one gradient of their sum.
+
+    Nothing runs under `torch.func.vmap`, which boundary values with checks of their own would not survive.
+    """
+    with torch.enable_grad():
+        outputs = [p.values.detach().requires_grad_() for p in passes]
+        r = one(inside.around(_Stub(inside.network, _replies(passes, outputs))), block)
+        pulled = torch.autograd.grad(r.sum(), outputs)
+    return [g.movedim(-1, 0)[:, None] for g in pulled], {}, r.detach()[:, None]
+
+
+def _head_by_point(
+    one: _Points, inside: _Inside, passes: list[_Pass], others: Parameters, tensors: tuple[Tensor, ...]
+) -> tuple[list[Tensor], Parameters, Tensor]:
+    """The same for several rows per point, and for other parameters than the network's."""
+
+    def head(outputs: list[Tensor], scalars: Parameters, *parts: Tensor) -> tuple[Tensor, Tensor]:
+        stub = _Stub(inside.network, _replies(passes, [y[..., None] for y in outputs]))
+        r = one.at_one(at(inside.around(stub), scalars), parts)
+        return r, r
+
+    each = torch.func.vmap(
+        torch.func.jacrev(head, argnums=(0, 1), has_aux=True), in_dims=(0, None, *[0] * len(tensors))
+    )
+    (seeds, rest), r = each([p.values.movedim(-1, 0) for p in passes], others, *tensors)
+    return seeds, rest, r
 
 
 def _effective(network: Dense | Mscale, parameters: Parameters) -> list[Tensor]:

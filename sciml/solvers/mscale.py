@@ -18,9 +18,10 @@ from sciml.calculus import Taylor
 from sciml.domain import Ball, Box, Ellipsoid
 from sciml.networks import Activation, Hard, Mscale, parameter_count, sine
 from sciml.objective import Batch, LeastSquares, Penalty, Ritz
-from sciml.optimizers import GaussNewton, standard_errors
+from sciml.optimizers import GaussNewton, sample_jacobian, standard_errors
 from sciml.problem import PDE, Dirichlet, Elliptic, Evolution
 from sciml.solution import Solution
+from sciml.solvers.hardbox import HardBox
 from sciml.training import Adam, Callback, Stage, fit
 
 __all__ = ["Inverse", "MscaleSolver"]
@@ -72,8 +73,13 @@ class MscaleSolver:
             smaller network allows.
         interior: points inside per batch.
         boundary: points on the boundary per batch.
-        hard: satisfy a constant Dirichlet value by construction; None does so where the domain is one box, ball or
-            ellipsoid.
+        hard: satisfy boundary values by construction: a constant Dirichlet value on the whole boundary, or any
+            Dirichlet and Initial values on whole faces of a box (`HardBox`); None does so for a constant on one box,
+            ball or ellipsoid.
+        adaptive: draw interior points in proportion to the residual, each with its weight (`LeastSquares.concentrate`);
+            least squares only.
+        balanced: instead of `penalty`, weigh the terms so that all pull equally on the network at the start
+            (`LeastSquares.balanced`); least squares only.
         network: ``(inputs, outputs, generator) -> Module`` replaces the network described above.
         dtype: precision of the training.
         device: where to train.
@@ -89,6 +95,8 @@ class MscaleSolver:
     interior: int = 2048
     boundary: int = 512
     hard: bool | None = None
+    adaptive: bool = False
+    balanced: bool = False
     network: NetworkFactory | None = None
     dtype: torch.dtype = torch.float64
     device: str = "cpu"
@@ -119,19 +127,19 @@ class MscaleSolver:
         generator = torch.Generator().manual_seed(seed)
         energy = self.ritz if self.ritz is not None else isinstance(stated, Elliptic)
         network = self._network(stated, generator, energy)
-        hard = self._hard(stated)
-        if hard is not None:
-            network = Hard(network, stated.domain, hard)
+        bare, network = network, self._built_in(network, stated)
+        hard = network is not bare
         unknowns = stated.unknowns if isinstance(stated, PDE) else {}
         model: nn.Module = Inverse(network, unknowns) if unknowns else network
         model.to(self.device, self.dtype)
         penalty = self.penalty if self.penalty is not None else (1000.0 if energy else 10.0)
         objective: Ritz | LeastSquares = (Ritz if energy else LeastSquares)(stated, penalty)  # type: ignore[arg-type]
         objective.check(model)
-
-        def batches(generator: torch.Generator) -> Batch:
-            return objective.sample(self.interior, self.boundary, generator, sobol=True, hard=hard is not None)
-
+        if (self.adaptive or self.balanced) and not isinstance(objective, LeastSquares):
+            raise ValueError("adaptive points and balanced terms need a residual; use ritz=False")
+        if self.balanced and isinstance(objective, LeastSquares):
+            objective = self._balanced(objective, model, seed, hard)
+        batches = _Batches(objective, self.interior, self.boundary, hard, model if self.adaptive else None)
         stages = self.stages
         if stages is None:
             stages = [Adam(3000, lr=2e-3)] if energy else [Adam(500, lr=3e-3), GaussNewton(80, resample=20)]
@@ -168,13 +176,47 @@ class MscaleSolver:
             box=tuple(b.tolist() for b in problem.domain.bounds),  # type: ignore[arg-type]
         )
 
-    def _hard(self, problem: Elliptic | PDE) -> float | None:
-        """The constant Dirichlet value to build in, or None for penalties."""
+    def _balanced(self, objective: LeastSquares, model: nn.Module, seed: int, hard: bool) -> LeastSquares:
+        """The objective with all terms pulling equally at the start."""
+        unit = LeastSquares(objective.problem, 1.0)
+        batch = unit.sample(self.interior, self.boundary, torch.Generator().manual_seed(seed), sobol=True, hard=hard)
+        _, jacobian, slices = sample_jacobian(unit.residuals, model, batch.to(self.device, self.dtype))
+        return unit.balanced({k: float(jacobian[rows].square().sum()) for k, rows in slices.items()})
+
+    def _built_in(self, network: nn.Module, problem: Elliptic | PDE) -> nn.Module:
+        """The network with boundary values built in, or as it is."""
         conditions = [c for c in problem.conditions if isinstance(c, Dirichlet)]
         constant = [c.value for c in conditions if isinstance(c.value, (int, float)) and c.on is None]
         whole = isinstance(problem, Elliptic) and len(problem.conditions) == len(constant) == 1
-        if self.hard is None:
-            return float(constant[0]) if whole and isinstance(problem.domain, (Box, Ball, Ellipsoid)) else None
-        if self.hard and not whole:
-            raise ValueError("hard=True needs one constant Dirichlet value on the whole boundary; use hard=False")
-        return float(constant[0]) if self.hard else None
+        simple = whole and isinstance(problem.domain, (Box, Ball, Ellipsoid))
+        if self.hard is False or (self.hard is None and not simple):
+            return network
+        if whole:
+            return Hard(network, problem.domain, float(constant[0]))
+        if not HardBox.applies(problem):
+            raise ValueError(
+                "hard=True needs one constant Dirichlet value on the whole boundary, or Dirichlet and Initial values "
+                "on whole faces of a Box for one unknown; use hard=False"
+            )
+        return HardBox(network, problem)
+
+
+class _Batches:
+    """Draws batches for `fit`; with a model, adaptive ones."""
+
+    def __init__(
+        self, objective: Ritz | LeastSquares, interior: int, boundary: int, hard: bool, model: nn.Module | None
+    ) -> None:
+        self.objective, self.interior, self.boundary, self.hard, self.model = objective, interior, boundary, hard, model
+        self.follows_model = model is not None
+
+    def __call__(self, generator: torch.Generator) -> Batch:
+        more = 1 if self.model is None else _CANDIDATES
+        batch = self.objective.sample(more * self.interior, self.boundary, generator, sobol=True, hard=self.hard)
+        if self.model is None or not isinstance(self.objective, LeastSquares):
+            return batch
+        p = next(self.model.parameters())
+        return self.objective.concentrate(self.model, batch.to(p.device, p.dtype), self.interior, generator)
+
+
+_CANDIDATES = 10  # points to choose each adaptive one from

@@ -8,7 +8,9 @@ from torch import nn
 
 from sciml import PDE, Box, Data, Dirichlet, Elliptic, Evolution, Initial, MscaleSolver, Periodic, compare, load
 from sciml.networks import Dense, phi, relu, s2relu, sine, srelu, tanh
+from sciml.objective import least_squares
 from sciml.optimizers import GaussNewton
+from sciml.solvers.hardbox import HardBox
 from sciml.training import LBFGS, Adam
 from tests import cases
 
@@ -56,6 +58,102 @@ def test_hard_boundary_values_hold_exactly():
     assert (soft(points) - 2.5).abs().max() > 1e-3
     with pytest.raises(ValueError, match="hard=True needs one constant"):
         with_options(hard=True).solve(cases.poisson_holes())
+
+
+def wave_in_a_box():
+    """u_t = u_xx / 10 with values that change along every face."""
+    exact = lambda p: torch.exp(-0.1 * p[:, 0]) * torch.cos(p[:, 1]) + p[:, 1] ** 2 * p[:, 0]  # noqa: E731
+    forcing = lambda x: x[:, 1] ** 2 - 0.2 * x[:, 0]  # noqa: E731
+    residual = lambda x, u: u.t - 0.1 * u.xx - forcing(x)  # noqa: E731
+    return PDE(Box([0, -1], [2, 1]), "tx", residual, [Initial(exact), Dirichlet(exact)], exact=exact)
+
+
+def test_values_on_faces_are_built_in(tmp_path):
+    problem = wave_in_a_box()
+    solver = with_options(network=dense, hard=True, stages=[GaussNewton(20)])
+    solution = solver.solve(problem)
+    points, _, labels = problem.domain.boundary(400)
+    given = labels != 1  # all but the final time
+    assert (solution(points[given]) - problem.exact(points[given])).abs().max() < 1e-14
+    assert compare(solution, problem.exact, problem.domain)["rel_l2"] < 1e-6
+    solution.save(tmp_path / "s.h5")
+    x = problem.domain.interior(20)
+    assert torch.equal(load(tmp_path / "s.h5", problem=problem)(x), solution(x))
+    with pytest.raises(ValueError, match="give problem="):
+        load(tmp_path / "s.h5")
+    other = PDE(problem.domain, "tx", lambda x, u: u.t - u.xx, [Initial(2.0), Dirichlet(2.0)])
+    with pytest.raises(ValueError, match="other values on its boundary"):
+        load(tmp_path / "s.h5", problem=other)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_lift_takes_the_values_of_all_faces(dim):
+    exact = lambda x: torch.exp(x[:, 0]) * torch.sin(2 * x[:, 1]) + x[:, -1] ** 3  # noqa: E731
+    problem = Elliptic.manufactured(Box([0] * dim, [1, 2, 3][:dim]), exact)
+    field = HardBox(Dense(dim, (4,)), problem)
+    points = problem.domain.boundary(300).points
+    torch.testing.assert_close(field.lift(points), exact(points))
+    assert field.factor(points).abs().max() < 1e-14 and bool((field.factor(problem.domain.interior(50)) > 0).all())
+
+
+def test_values_that_cannot_be_built_in_are_sentences():
+    box = Box([0, 0], [1, 1])
+    torn = PDE(box, "tx", lambda x, u: u.t - u.xx, [Initial(1.0), Dirichlet(0.0)])
+    with pytest.raises(ValueError, match="differ by 1.0e\\+00 where they meet"):
+        with_options(hard=True).solve(torn)
+    with pytest.raises(ValueError, match="on whole faces of a Box"):
+        with_options(hard=True).solve(cases.mixed_2d())
+
+
+def test_adaptive_points_follow_the_residual_without_bias():
+    problem = cases.poisson_2d()
+    objective = least_squares(problem)
+    field = lambda x: torch.exp(-200 * (x - 0.3).square().sum(1))  # noqa: E731
+    generator = torch.Generator().manual_seed(0)
+    many = objective.sample(20_000, 10, generator, sobol=True)
+    whole = float(objective.terms(field, many)["equation"])
+    found = {"adaptive": [], "even": []}
+    for _ in range(40):
+        drawn = objective.concentrate(field, objective.sample(2000, 10, generator), 200, generator)
+        block = drawn.blocks["interior"]
+        assert len(block.x) == 200 and len(block.given[0]) == 200
+        torch.testing.assert_close(block.given[0], problem.source(block.x))
+        found["adaptive"].append(float(objective.terms(field, drawn)["equation"]))
+        found["even"].append(float(objective.terms(field, objective.sample(200, 10, generator))["equation"]))
+    adaptive, even = (torch.tensor(found[k], dtype=torch.float64) for k in ("adaptive", "even"))
+    assert abs(float(adaptive.mean()) / whole - 1) < 4 * float(adaptive.std()) / whole / math.sqrt(40) + 0.01
+    assert adaptive.std() < 0.5 * even.std()
+    near = ((block.x - 0.3).square().sum(1) < 0.04).double().mean()
+    assert near > 3 * 0.04 * PI * 0.5
+
+
+def test_adaptive_training_resumes_bit_for_bit(tmp_path):
+    problem = cases.poisson_2d()
+    solver = with_options(ritz=False, adaptive=True, stages=[Adam(30, resample=7)], interior=64)
+
+    def interrupt(step):
+        if step.number == 17:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        solver.solve(problem, callbacks=[interrupt], checkpoint=tmp_path / "c.h5")
+    x = problem.domain.interior(50)
+    assert torch.equal(solver.solve(problem)(x), solver.solve(problem, checkpoint=tmp_path / "c.h5")(x))
+    with pytest.raises(ValueError, match="need a residual"):
+        with_options(ritz=True, adaptive=True).solve(problem)
+
+
+def test_balanced_terms_pull_equally():
+    """A boundary condition in other units: balanced weights undo the units, a fixed penalty does not."""
+    exact = lambda x: torch.sin(3 * x[:, 0]) * torch.exp(x[:, 1])  # noqa: E731
+    errors = {}
+    for balanced in (True, False):
+        domain = Box([0, 0], [1, 1])
+        residual = lambda x, u: 1e6 * (u.laplacian + 8 * exact(x))  # noqa: E731
+        problem = PDE(domain, "xy", residual, [Dirichlet(exact)], exact=exact)
+        solver = with_options(network=dense, stages=[GaussNewton(30)], balanced=balanced)
+        errors[balanced] = compare(solver.solve(problem), exact, domain)["rel_l2"]
+    assert errors[True] < 1e-4 and errors[True] < 0.1 * errors[False]
 
 
 def test_equation_of_first_order_in_time():
