@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sciml.solvers.differences import FiniteDifference, Jacobi
     from sciml.solvers.elements import FiniteElement
     from sciml.solvers.features import FeatureSolver
+    from sciml.solvers.front import solve
+    from sciml.solvers.greens import Family, GreensSolver, Operator
     from sciml.solvers.mscale import MscaleSolver
 
 __all__ = [
@@ -33,15 +35,18 @@ __all__ = [
     "Ellipsoid",
     "Elliptic",
     "Evolution",
+    "Family",
     "FeatureSolver",
     "Field",
     "FiniteDifference",
     "FiniteElement",
+    "GreensSolver",
     "Initial",
     "Jacobi",
     "Jet",
     "MscaleSolver",
     "Neumann",
+    "Operator",
     "Periodic",
     "Piecewise",
     "Polygon",
@@ -50,6 +55,7 @@ __all__ = [
     "compare",
     "jet",
     "load",
+    "solve",
 ]
 
 _ROOMS = {
@@ -61,6 +67,8 @@ _ROOMS = {
     "solvers.differences": ("FiniteDifference", "Jacobi"),
     "solvers.elements": ("FiniteElement",),
     "solvers.features": ("FeatureSolver",),
+    "solvers.front": ("solve",),
+    "solvers.greens": ("Family", "GreensSolver", "Operator"),
     "solvers.mscale": ("MscaleSolver",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

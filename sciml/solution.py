@@ -31,7 +31,9 @@ _FIELDS = {
     "mesh": "sciml.solvers.meshfield:MeshField",
     "panels": "sciml.solvers.panels:PanelField",
     "features": "sciml.solvers.featurefield:FeatureField",
+    "potential": "sciml.solvers.singular_kernel:PotentialField",
 }
+_OPERATOR = "sciml.solvers.operator:Operator"  # what a file of kind "operator" restores
 _HISTORY = "sciml.training:History"
 _CHUNK = 16384  # points per evaluation: bounds the memory of wide networks
 
@@ -177,8 +179,8 @@ def _state(module: nn.Module) -> dict[str, np.ndarray]:
     return {k: v.detach().cpu().numpy() for k, v in module.state_dict().items()}
 
 
-def load(path: str | Path, problem: Any = None) -> Solution:
-    """Read a Solution that was saved.
+def load(path: str | Path, problem: Any = None) -> Any:
+    """Read a Solution, or an Operator, that was saved.
 
     Args:
         path: the file.
@@ -186,9 +188,11 @@ def load(path: str | Path, problem: Any = None) -> Solution:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not the file of a Solution.
+        ValueError: if it is not the file of a Solution or an Operator.
     """
     description, arrays = read_h5(path)
+    if description.get("kind") == "operator":
+        return _resolve(_OPERATOR).restore(description, arrays, problem=problem)
     if description.get("kind") != "solution":
         raise ValueError(f"{path} holds {description.get('kind')!r}, but load reads the file of a Solution")
     if description["field"] not in _FIELDS:
