@@ -1,0 +1,71 @@
+"""What makes a row `[T (K), p (Pa), Y_1 ... Y_s]` a state of a gas."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["check_rows", "clean", "rows"]
+
+Array = NDArray[np.float64]
+# what integrators leave behind (their absolute tolerance), far above rounding, far below any fraction that matters
+_NEGATIVE = 1e-12
+_SUM = 1e-6
+
+
+def rows(states: ArrayLike, n_species: int) -> Array:
+    """States as a (n, 2+s) array of float64, a copy.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    array = np.array(states, dtype=float)
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != 2 + n_species:
+        raise ValueError(
+            f"states have shape {np.shape(states)}, but must be (n, {2 + n_species}): T, p and the mass fractions"
+        )
+    return array
+
+
+def check_rows(states: ArrayLike, n_species: int, temperatures: tuple[float, float]) -> list[tuple[int, str]]:
+    """What is wrong with which rows: (row, the rest of a sentence), one entry for each bad row.
+
+    Args:
+        states: (n, 2+s).
+        n_species: s.
+        temperatures: the range (K) in which the thermodynamic data are valid.
+
+    Raises:
+        ValueError: if the shape is wrong.
+    """
+    array = rows(states, n_species)
+    low, high = temperatures
+    T, p, Y = array[:, 0], array[:, 1], array[:, 2:]
+    finite: NDArray[np.bool_] = np.isfinite(array).all(axis=1)
+    total = Y.sum(axis=1)
+    bad = ~finite | (p <= 0) | (Y.min(axis=1) < -_NEGATIVE) | (abs(total - 1) > _SUM) | (T < low) | (T > high)
+    found = []
+    for row in np.flatnonzero(bad):
+        if not finite[row]:
+            said = "has an entry that is not a finite number"
+        elif p[row] <= 0:
+            said = f"has pressure {p[row]:g} Pa, but it must be positive"
+        elif Y[row].min() < -_NEGATIVE:
+            k = int(Y[row].argmin())
+            said = f"has the mass fraction {Y[row, k]:g} for species {k}, but none may be negative"
+        elif abs(total[row] - 1) > _SUM:
+            said = f"has mass fractions that sum to {total[row]:g}, but they must sum to 1"
+        else:
+            said = f"has temperature {T[row]:g} K, but the thermodynamic data are valid from {low:g} to {high:g} K"
+        found.append((int(row), said))
+    return found
+
+
+def clean(states: Array) -> Array:
+    """Set the negative mass fractions that an integrator leaves (around its absolute tolerance) to zero; sum to 1."""
+    out = states.copy()
+    np.maximum(out[..., 2:], 0.0, out=out[..., 2:])
+    out[..., 2:] /= out[..., 2:].sum(axis=-1, keepdims=True)
+    return out
