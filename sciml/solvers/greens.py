@@ -6,8 +6,8 @@
     operator = GreensSolver().solve(family)
     operator(source)(points)
 
-The kernel is the option: `SingularityAware` knows the fundamental solution and learns the smooth rest, `LowRank` learns
-sum phi_k(x) psi_k(x') for variable coefficients.
+The kernel is the option: `SingularityAware` knows the fundamental solution and learns the smooth rest; `LowRank` learns
+sum phi_k(x) psi_k(x') for coefficients that vary.
 """
 
 from __future__ import annotations

@@ -33,9 +33,10 @@ __all__ = ["Applied", "Data", "Family", "Function", "LearnedKernel", "Operator",
 
 def _kernels() -> dict[str, Any]:
     """Kind in the file -> class that restores it; imported late, since the kernels stand on this module."""
+    from sciml.solvers.lowrank import LowRankKernel
     from sciml.solvers.singular_kernel import SingularKernel
 
-    return {"singular": SingularKernel}
+    return {"singular": SingularKernel, "lowrank": LowRankKernel}
 
 
 def values_of(name: str, function: Data, x: Tensor) -> Tensor:

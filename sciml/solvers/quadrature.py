@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sciml.domain import Domain
 
-__all__ = ["gauss", "legendre", "product_points", "random_rule", "tensor_rule", "transform"]
+__all__ = ["derivative", "gauss", "legendre", "product_points", "random_rule", "tensor_rule", "transform"]
 
 
 def gauss(low: float, high: float, n: int) -> tuple[Tensor, Tensor]:
@@ -28,6 +28,12 @@ def legendre(t: Tensor, count: int) -> Tensor:
     for k in range(1, count - 1):
         table.append(((2 * k + 1) * t * table[k] - k * table[k - 1]) / (k + 1))
     return torch.stack(table[:count], -1)
+
+
+def derivative(count: int) -> Tensor:
+    """The matrix D with (P_0', .., P_{count - 1}') = (P_0, .., P_{count - 1}) D."""
+    k, n = torch.arange(count)[:, None], torch.arange(count)
+    return torch.where((k < n) & ((n - k) % 2 == 1), 2.0 * k + 1, 0.0).to(torch.float64)
 
 
 def transform(n: int) -> Tensor:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciml.domain import Domain, domain_from
+from sciml.domain import Ball, Box, Domain, domain_from
 from sciml.solvers.fundamental import axis_integrals, imaged, separable
 from sciml.solvers.harmonic import box_and_holes, edge, features
 from sciml.solvers.operator import Data, Family, relative, values_of
@@ -244,19 +244,18 @@ class SingularKernel:
 
 
 class PotentialField:
-    """A polynomial potential plus harmonic functions: what a singular kernel makes of a source.
+    """A polynomial plus harmonic functions: what a kernel makes of data.
 
     Args:
         domain: where it may be evaluated.
-        degree: of the harmonic functions.
-        potential: Legendre coefficients ``(k, modes, ..)`` of k potentials.
+        degree: of the harmonic functions; None if there are none.
+        potential: Legendre coefficients ``(k, modes, ..)`` of k potentials, on the box around the domain.
         rest: coefficients ``(q, k)`` of the harmonic functions.
         single: whether values are ``(n,)`` rather than ``(n, k)``.
     """
 
-    def __init__(self, domain: Domain, degree: int, potential: Tensor, rest: Tensor, single: bool) -> None:
+    def __init__(self, domain: Domain, degree: int | None, potential: Tensor, rest: Tensor, single: bool) -> None:
         self.domain, self.degree, self.potential, self.rest, self.single = domain, degree, potential, rest, single
-        self.box, self.holes = box_and_holes(domain)
         self.dim = domain.dim
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -274,7 +273,7 @@ class PotentialField:
 
     def values(self, x: Tensor) -> Tensor:
         """Values ``(n, k)``, without a question whether the points lie inside."""
-        lower, upper = (b.to(x.device, x.dtype) for b in self.box.bounds)
+        lower, upper = (b.to(x.device, x.dtype) for b in self.domain.bounds)
         total: Tensor = self.potential.to(x)
         for i, t in enumerate((2 * (x - lower) / (upper - lower) - 1).unbind(1)):
             table = legendre(t, self.potential.shape[1])
@@ -284,7 +283,13 @@ class PotentialField:
                 if i == 0
                 else torch.einsum("nm,nkm...->nk...", table, total)
             )
-        return total + features(x, self.box, self.holes, self.degree) @ self.rest.to(x)
+        if self.degree is None:
+            return total
+        return total + features(x, *self._parts, self.degree) @ self.rest.to(x)
+
+    @cached_property
+    def _parts(self) -> tuple[Box, tuple[Ball, ...]]:
+        return box_and_holes(self.domain)
 
     def describe(self) -> dict[str, Any]:
         """Domain, degree and shape."""
