@@ -1,7 +1,8 @@
-"""Second-order stages for `training.fit`: Gauss-Newton on per-sample Jacobians, and self-scaled Broyden."""
+"""Second-order stages for `training.fit`: Gauss-Newton on per-sample Jacobians, self-scaled Broyden, variable projection."""
 
 from sciml.optimizers.broyden import SSBroyden
 from sciml.optimizers.gaussnewton import GaussNewton, standard_errors
 from sciml.optimizers.jacobians import sample_jacobian
+from sciml.optimizers.projection import VariableProjection
 
-__all__ = ["GaussNewton", "SSBroyden", "sample_jacobian", "standard_errors"]
+__all__ = ["GaussNewton", "SSBroyden", "VariableProjection", "sample_jacobian", "standard_errors"]

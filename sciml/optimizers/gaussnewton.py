@@ -179,7 +179,7 @@ def _gram(j: Tensor, primal: bool) -> Tensor:
     if j.device.type != "cpu":
         return j.T @ j if primal else j @ j.T
     product = blas.dsyrk if j.dtype == torch.float64 else blas.ssyrk
-    return torch.as_tensor(product(1.0, j.contiguous().numpy().T, trans=0 if primal else 1, lower=1))
+    return torch.as_tensor(product(1.0, j.detach().contiguous().numpy().T, trans=0 if primal else 1, lower=1))
 
 
 def standard_errors(objective: LeastSquares | Ritz, model: nn.Module, batch: Batch) -> dict[str, float]:

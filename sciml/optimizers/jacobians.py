@@ -12,7 +12,7 @@ Row i depends on point i alone. `sample_jacobian` knows two roads:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +24,19 @@ from sciml.calculus import Taylor, at
 from sciml.networks import Dense, Mscale
 from sciml.objective import Batch, Block, rebuilt
 
-__all__ = ["sample_jacobian"]
+__all__ = ["last_layer_of", "sample_jacobian"]
 
 Parameters = dict[str, Tensor]
 Vector = Callable[[Any, Batch], Tensor]
 
 
 def sample_jacobian(
-    vector: Vector, model: nn.Module, batch: Batch, entries: int = 20_000_000, structured: bool = True
+    vector: Vector,
+    model: nn.Module,
+    batch: Batch,
+    entries: int = 20_000_000,
+    structured: bool = True,
+    only: Collection[str] | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, slice]]:
     """A residual vector and its Jacobian with respect to the trainable parameters.
 
@@ -41,11 +46,13 @@ def sample_jacobian(
         batch: the points.
         entries: numbers held at a time beside the result, which bounds the memory of intermediates.
         structured: use closed formulas where the network has them; the values are the same.
+        only: names of the parameters wanted; None for all that are trainable.
 
     Returns:
         ``r (rows,)``, ``J (rows, parameters)`` and the rows of each block by name. Rows are ordered point by point.
     """
-    trainable = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
+    wanted = {k for k, p in model.named_parameters() if p.requires_grad} if only is None else set(only)
+    trainable = {k: p.detach() for k, p in model.named_parameters() if k in wanted}
     network = _Inside.find(model) if structured else None
     points = [_Points(vector, name, block, batch.progress) for name, block in batch.blocks.items()]
     with torch.no_grad():
@@ -202,7 +209,10 @@ def _chunk(
 ) -> tuple[Tensor, Parameters, Parameters]:
     """Rows ``(n, k)`` and their Jacobians ``(n, k, ...)`` by parameter: of the network, and of the rest."""
     network = inside.network
-    layers, pull, *_ = torch.func.vjp(lambda p: _effective(network, p), own)
+    # weights and biases from here on: nothing is pulled back through layers whose parameters are not wanted
+    begin = -2 if own and set(own) <= set(last_layer(network)) else 0
+    layers = _effective(network, own)
+    _, pull, *_ = torch.func.vjp(lambda p: _effective(network, p)[begin:], own)
     block = one.block_of(tensors)
     passes: list[_Pass] = []
 
@@ -221,7 +231,7 @@ def _chunk(
         seeds, rest, r = _head_by_point(one, inside, passes, others, tensors)
     found = []
     for k in range(r.shape[1]):
-        parts = [p.jacobian(seed[:, k].movedim(0, -1)) for p, seed in zip(passes, seeds, strict=True)]
+        parts = [p.jacobian(seed[:, k].movedim(0, -1), begin) for p, seed in zip(passes, seeds, strict=True)]
         found.append([torch.stack(ts).sum(0) if len(ts) > 1 else ts[0] for ts in zip(*parts, strict=True)])
     by_layer = [ts[0][:, None] if len(ts) == 1 else torch.stack(ts, 1) for ts in zip(*found, strict=True)]
     (mine,) = torch.func.vmap(torch.func.vmap(pull))(by_layer)
@@ -276,6 +286,19 @@ def _effective(network: Dense | Mscale, parameters: Parameters) -> list[Tensor]:
         _Layers(network), {f"network.{k}": v for k, v in parameters.items()}, ()
     )
     return [p for layer in hidden for p in layer[:2]] + [weight, bias]
+
+
+def last_layer(network: Dense | Mscale) -> list[str]:
+    """Names of the parameters of the linear last layer."""
+    if isinstance(network, Dense):
+        return [f"layers.{len(network.layers) - 1}.{k}" for k in ("weight", "bias")]
+    return [f"weights.{len(network.weights) - 1}", f"biases.{len(network.biases) - 1}"]
+
+
+def last_layer_of(model: nn.Module) -> list[str] | None:
+    """The same for one of our networks inside other modules; None where there is none."""
+    inside = _Inside.find(model)
+    return None if inside is None else [inside.prefix + k for k in last_layer(inside.network)]
 
 
 class _Layers(nn.Module):
@@ -355,16 +378,17 @@ class _Pass:
         """The expansion of the network at the points."""
         return self.unpack(self.values)
 
-    def jacobian(self, seed: Tensor) -> list[Tensor]:
+    def jacobian(self, seed: Tensor, begin: int) -> list[Tensor]:
         """Derivatives with respect to W_1, b_1, W_2, ... of sum(seed * y), point by point: ``(n, *shape)`` each.
 
         Args:
             seed: ``(outputs, c, n)``.
+            begin: 0 for all, -2 for the last layer only.
         """
-        pulled = torch.autograd.grad(self.y, self.images, seed, retain_graph=True)
+        pulled = () if begin else torch.autograd.grad(self.y, self.images, seed, retain_graph=True)
         stack = self.images[0].shape[:-3]
         found = []
-        for h, g in zip(self.entering, [*pulled, seed], strict=True):
+        for h, g in zip(self.entering[begin // 2 :], [*pulled, seed], strict=True):
             # what enters the first layer and leaves the last is shared by all subnetworks
             h, g = h.expand(*stack, *h.shape[-3:]), g.expand(*stack, *g.shape[-3:])
             # contiguous, since a batched product would otherwise copy matrix by matrix

@@ -181,7 +181,7 @@ def _faces(problem: Elliptic | PDE) -> tuple[Box, dict[tuple[int, int], Callable
         for label in labels[mask].unique().tolist():
             if bool(mask[labels == label].logical_not().any()):
                 raise ValueError("a condition holds on a part of a face only, which is not built in; use hard=False")
-            found[divmod(int(label), 2)] = condition.at  # type: ignore[index]
+            found[divmod(int(label), 2)] = condition.at
     if not found or any(not isinstance(c, (Dirichlet, Initial)) for c in problem.conditions):
         raise ValueError("boundary values are built in where all conditions are Dirichlet or Initial; use hard=False")
     return box, found
