@@ -143,7 +143,7 @@ def ignition(
     rise = _expected_rise(mechanism, initial[0], reactor)
     engine = Integrator(mechanism, reactor, rtol, atol)
     try:
-        times, states, rates = _integrate(engine, initial[0], limit, rise, end is None, max_steps)
+        times, states, rates = _integrate(engine, initial[0], limit, _Burnt(rise, hydroxyl, end is None), max_steps)
     except CanteraError as error:
         nothing = np.empty((0, initial.shape[1]))
         return Ignition(np.nan, np.nan, np.nan, f"failed: {sentence(error)}", nothing[:, 0], nothing, nothing[:, 0])
@@ -168,34 +168,51 @@ def _expected_rise(mechanism: Mechanism, initial: Array, reactor: Reactor) -> fl
     return float(mechanism.equilibrium(initial, hold)[0] - initial[0])
 
 
+@dataclass
+class _Burnt:
+    """When a charge has burnt: most of the rise is done and the peaks that are looked for have passed."""
+
+    rise: float
+    hydroxyl: int | None
+    may_stop: bool
+    fastest: float = 0.0
+    most: float = 0.0
+
+    def __call__(self, state: Array, initial: Array, rate: float) -> bool:
+        self.fastest = max(self.fastest, rate)
+        waiting = False
+        if self.hydroxyl is not None:
+            self.most = max(self.most, state[self.hydroxyl])
+            waiting = state[self.hydroxyl] > 0.9 * self.most
+        # heat is released twenty times slower than at the peak
+        slow = rate < 0.05 * self.fastest
+        return self.may_stop and not waiting and slow and state[0] - initial[0] > 0.8 * self.rise > 0
+
+
 def _integrate(
-    engine: Integrator, initial: Array, limit: float, rise: float, may_stop: bool, max_steps: int
+    engine: Integrator, initial: Array, limit: float, burnt: _Burnt, max_steps: int
 ) -> tuple[Array, Array, Array]:
     """The record of one run: times, states and dT/dt at the integrator's steps up to `limit`."""
     try:
-        return _steps(engine, initial, limit, rise, may_stop, max_steps)
+        return _steps(engine, initial, limit, burnt, max_steps)
     except CanteraError:
         engine.rebuild()
-        return _steps(engine, initial, limit, rise, may_stop, max_steps)
+        return _steps(engine, initial, limit, burnt, max_steps)
 
 
 def _steps(
-    engine: Integrator, initial: Array, limit: float, rise: float, may_stop: bool, max_steps: int
+    engine: Integrator, initial: Array, limit: float, burnt: _Burnt, max_steps: int
 ) -> tuple[Array, Array, Array]:
     engine.start(initial)
     times, states, rates = [0.0], [initial], [engine.heating()]
-    largest = rates[0]
     for _ in range(max_steps):
         now = engine.net.step()
         if now > limit:
-            engine.net.reinitialize()
             break
         times.append(now)
         states.append(engine.state())
         rates.append(engine.heating())
-        largest = max(largest, rates[-1])
-        # burnt: most of the rise is done and heat is released twenty times slower than at the peak
-        if may_stop and states[-1][0] - initial[0] > 0.8 * rise > 0 and rates[-1] < 0.05 * largest:
+        if burnt(states[-1], initial, rates[-1]):
             break
     else:
         raise CanteraError(f"{max_steps} steps of the integrator did not reach {limit:g} s")
@@ -222,12 +239,13 @@ def audit_ignition(
         ValueError: for a charge that does not ignite, or if 1e-30 does not suffice.
     """
     delay = ignition(mechanism, state, rtol=rtol, atol=atol, **options).delay  # type: ignore[arg-type]
-    if not np.isfinite(delay):
-        raise ValueError("the charge does not ignite, so its delay cannot be audited")
+    change = np.inf  # a loose tolerance may also lose the few radicals that would ignite: inf is no answer yet
     while atol > 1e-30:
         finer = ignition(mechanism, state, rtol=rtol, atol=atol * 1e-3, **options).delay  # type: ignore[arg-type]
-        change = abs(delay - finer) / finer
+        change = abs(delay - finer) / finer if np.isfinite(finer) else np.inf
         if change <= tolerance:
             return atol, change
         atol, delay = atol * 1e-3, finer
+    if not np.isfinite(delay):
+        raise ValueError("the charge does not ignite, so its delay cannot be audited")
     raise ValueError(f"the delay still changes by {change:.2g} at an absolute tolerance of {atol:g}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -233,6 +232,8 @@ class Mechanism:
         fractions = np.empty((len(unique), self.n_species))
         for row, ratio in enumerate(unique):
             try:
+                if not 0 < self.gas.stoich_air_fuel_ratio(fuel, oxidiser) < np.inf:
+                    raise ValueError(f"{fuel} in {oxidiser} has no equivalence ratio: it does not burn")
                 self.gas.set_equivalence_ratio(float(ratio), fuel, oxidiser)
             except CanteraError as error:
                 raise ValueError(f"{fuel} in {oxidiser} has no equivalence ratio: {sentence(error)}") from error
@@ -335,18 +336,19 @@ def network(gas: Any, reactor: Reactor, rtol: float, atol: float) -> tuple[Any, 
     return vessel, net
 
 
-def stirred_network(gas: Any, inlet: Array, burnt: Array, time: Callable[[], float]) -> tuple[Any, Any]:
-    """A perfectly stirred reactor at the inlet's pressure, filled with `burnt`: (reactor, network).
+def stirred_network(gas: Any, inlet: Array, first: Array, time: float) -> tuple[Any, Any]:
+    """A perfectly stirred reactor at the inlet's pressure, filled with `first`: (reactor, network).
 
-    `time()` is the residence time (s); the mass flow in is the mass in the reactor over it.
+    As much mass leaves as enters, the mass in the reactor over `time` (s), so that it stays constant.
     """
     gas.TPY = inlet[0], inlet[1], inlet[2:]
-    source = ct.Reservoir(gas, **_COPY)
-    sink = ct.Reservoir(gas, **_COPY)
-    gas.TPY = burnt[0], inlet[1], burnt[2:]
-    vessel = ct.IdealGasReactor(gas, **_OWN)
-    feed = ct.MassFlowController(source, vessel, mdot=lambda t: vessel.mass / time())
-    ct.PressureController(vessel, sink, primary=feed, K=1e-3)
+    source, sink = ct.Reservoir(gas, **_COPY), ct.Reservoir(gas, **_COPY)
+    gas.TPY = first[0], inlet[1], first[2:]
+    vessel = ct.IdealGasConstPressureReactor(gas, **_OWN)
+    flow = vessel.mass / time
+    # the devices are kept by the reactors they join
+    ct.MassFlowController(source, vessel, mdot=flow)
+    ct.MassFlowController(vessel, sink, mdot=flow)
     return vessel, ct.ReactorNet([vessel])
 
 

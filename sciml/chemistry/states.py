@@ -43,7 +43,7 @@ def check_rows(states: ArrayLike, n_species: int, temperatures: tuple[float, flo
     array = rows(states, n_species)
     low, high = temperatures
     T, p, Y = array[:, 0], array[:, 1], array[:, 2:]
-    finite: NDArray[np.bool_] = np.isfinite(array).all(axis=1)
+    finite = np.asarray(np.isfinite(array).all(axis=1))
     total = Y.sum(axis=1)
     bad = ~finite | (p <= 0) | (Y.min(axis=1) < -_NEGATIVE) | (abs(total - 1) > _SUM) | (T < low) | (T > high)
     found = []

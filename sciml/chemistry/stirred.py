@@ -89,7 +89,7 @@ def psr(
     burnt = mechanism.equilibrium(inlet)
     first = burnt if start is None else rows(start, mechanism.n_species)[0]
     mechanism.check(first)
-    vessel, net = stirred_network(mechanism.gas, inlet, first, lambda: time)
+    vessel, net = stirred_network(mechanism.gas, inlet, first, time)
     net.rtol, net.atol = rtol, atol
     try:
         # a steady state is one that does not change over many residence times: CVODES steps grow as it is neared
