@@ -1,0 +1,307 @@
+"""The flow map x(t) -> x(t + dt) of a stiff system as a network (arXiv:2401.01220, DeePODE).
+
+    z = F(x),    F(x(t + dt)) = z + S N(standardised z),    x(t + dt) = F^{-1}(...)
+
+F is the Box-Cox transform of the columns that cannot be negative and the identity elsewhere; N is a network, S the mean
+magnitude of the increments. Transform, network and inverse are one object, so training and use cannot disagree, and
+increments are formed in float64 before they are rounded to the precision of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sciml.activations import gelu
+from sciml.files import read_h5, write_h5
+from sciml.networks import Dense
+from sciml.training import Adam, History, Stage, fit
+from sciml.transforms import BoxCox, GeneralBoxCox, Standardize
+
+__all__ = ["FlowMap", "RelativeIncrement", "Rows", "draw_rows"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of samples: tensors with one row per sample, and the progress of the stage, 0 to 1."""
+
+    columns: tuple[Tensor, ...]
+    progress: float = 1.0
+
+    def at(self, progress: float) -> Rows:
+        """The same rows at another progress."""
+        return replace(self, progress=progress)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Rows:
+        """The rows on another device; their precision is theirs, for labels and states have different ones."""
+        del dtype
+        return replace(self, columns=tuple(c.to(device) for c in self.columns))
+
+
+def draw_rows(columns: Sequence[Tensor], size: int) -> Any:
+    """Batches of `size` rows drawn from the columns with a generator, as `training.fit` asks for them."""
+    n = len(columns[0])
+
+    def draw(generator: torch.Generator) -> Rows:
+        chosen = torch.randint(n, (min(size, n),), generator=generator)
+        return Rows(tuple(c[chosen] for c in columns))
+
+    return draw
+
+
+@dataclass(frozen=True)
+class RelativeIncrement:
+    """Mean absolute error of a head's increments, relative to the size of each row's increment where `relative`.
+
+    A state that moves slowly counts as much as one that ignites: what decides the length of an induction is the
+    relative error of slow increments. Rows whose increment is below `floor` count less.
+
+    Attributes:
+        head: gives increments ``(n, m)``, in units of their mean magnitude, from all columns but the last of a batch.
+        relative: divide each row by its mean magnitude.
+        floor: added to it, in units of the mean increment.
+    """
+
+    head: Any
+    relative: bool = True
+    floor: float = 1e-3
+
+    def terms(self, field: Any, batch: Any) -> dict[str, Tensor]:
+        """The term "increment"."""
+        del field  # the head is a part of the model that is trained
+        *inputs, target = batch.columns
+        error = (self.head(*inputs) - target).abs().mean(1)
+        if self.relative:
+            error = error / (target.abs().mean(1) + self.floor)
+        return {"increment": error.mean()}
+
+
+@dataclass(frozen=True)
+class _RolloutError:
+    """Distance of a rollout from the true windows in transformed space, after every step of it."""
+
+    def terms(self, field: Any, batch: Any) -> dict[str, Tensor]:
+        (windows,) = batch.columns
+        x, total = windows[:, 0], windows.new_zeros(())
+        reach = (field.transform(windows[:, -1]) - field.transform(windows[:, 0])).abs() / field.increment.scale
+        weight = 1 / (reach.mean(1) + 1e-3)
+        for k in range(1, windows.shape[1]):
+            x = field.advance(x)
+            error = (field.transform(x) - field.transform(windows[:, k])).abs() / field.increment.scale
+            total = total + (weight * error.mean(1)).mean()
+        return {"rollout": total / (windows.shape[1] - 1)}
+
+
+class FlowMap(nn.Module):
+    """The step of a stiff system over a fixed time, or over a time given with every state.
+
+    Args:
+        network: from standardised inputs to standardised increments.
+        positive: which columns of the state cannot be negative: they are Box-Cox transformed.
+        inputs: standardisation of the transformed state (and of log dt).
+        increment: scale of the increments.
+        dt: the step, or None where log dt is an input.
+        lmbda: of the Box-Cox transform.
+        general: power of the generalised Box-Cox transform of the increments, or None.
+    """
+
+    positive: Tensor
+
+    def __init__(
+        self,
+        network: Dense,
+        positive: Sequence[bool],
+        inputs: Standardize,
+        increment: Standardize,
+        dt: float | None,
+        lmbda: float = 0.1,
+        general: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.inputs, self.increment = network, inputs, increment
+        self.boxcox = BoxCox(lmbda)
+        self.general = None if general is None else GeneralBoxCox(general)
+        self.dt = dt
+        self.register_buffer("positive", torch.as_tensor(positive, dtype=torch.bool))
+
+    @property
+    def dim(self) -> int:
+        """Columns of a state."""
+        return len(self.positive)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """F(x) for states ``(n, d)``."""
+        return torch.where(self.positive, self.boxcox(torch.where(self.positive, x, 1.0)), x)
+
+    def untransform(self, z: Tensor) -> Tensor:
+        """The states of F(x)."""
+        return torch.where(self.positive, self.boxcox.inverse(torch.where(self.positive, z, 0.0)), z)
+
+    def head(self, z: Tensor) -> Tensor:
+        """Network output for inputs ``(n, m)`` of the precision of the network."""
+        out = self.network(z)
+        return out[:, None] if out.ndim == 1 else out
+
+    def advance(self, x: Tensor, dt: float | Tensor | None = None) -> Tensor:
+        """One step of states ``(n, d)`` in float64."""
+        z = self.transform(x)
+        inputs = self.inputs(z if self.dt is not None else torch.cat([z, self._log(dt, x)], 1))
+        label = self.head(inputs.to(next(self.network.parameters()).dtype)).to(x.dtype)
+        if self.general is not None:
+            label = self.general.inverse(label)
+        return self.untransform(z + self.increment.inverse(label))
+
+    def _log(self, dt: float | Tensor | None, x: Tensor) -> Tensor:
+        return torch.as_tensor(dt, dtype=x.dtype).log().expand(len(x)).reshape(-1, 1)
+
+    def step(self, states: np.ndarray, dt: float | None = None) -> np.ndarray:
+        """States ``(n, d)`` one step later.
+
+        Raises:
+            ValueError: if the states do not fit, a positive column is negative, or dt is not the one trained for.
+        """
+        states = self._checked(states)
+        self._check_step(dt)
+        with torch.no_grad():
+            return self.advance(torch.as_tensor(states), dt).numpy()
+
+    def rollout(self, states: np.ndarray, steps: int, dt: float | None = None) -> np.ndarray:
+        """``(n, steps + 1, d)`` from states ``(n, d)``, initial state first; raises as `step` does."""
+        x = torch.as_tensor(self._checked(states))
+        self._check_step(dt)
+        out = [x]
+        with torch.no_grad():
+            for _ in range(steps):
+                out.append(self.advance(out[-1], dt))
+        return torch.stack(out, 1).numpy()
+
+    def _checked(self, states: np.ndarray) -> np.ndarray:
+        states = np.asarray(states, dtype=np.float64)
+        if states.ndim != 2 or states.shape[1] != self.dim:
+            raise ValueError(f"states has shape {states.shape}, but must have shape (n, {self.dim})")
+        if not np.isfinite(states).all() or (states[:, self.positive.numpy()] < 0).any():
+            raise ValueError("states holds negative or non-finite numbers in columns that cannot be negative")
+        return states
+
+    def _check_step(self, dt: float | None) -> None:
+        if self.dt is None and not (dt is not None and dt > 0):
+            raise ValueError(f"dt is {dt!r}, but this flow map takes a positive dt with the states")
+        if self.dt is not None and dt is not None and abs(dt - self.dt) > 1e-9 * self.dt:
+            raise ValueError(f"dt is {dt:g}, but this flow map was trained for {self.dt:g} only")
+
+    @classmethod
+    def fit(
+        cls,
+        states: np.ndarray,
+        next_states: np.ndarray,
+        dt: float | np.ndarray,
+        positive: Sequence[bool],
+        widths: Sequence[int] = (64, 64),
+        stages: Sequence[Stage] = (Adam(3000, lr=2e-3),),
+        windows: np.ndarray | None = None,
+        tuning: Sequence[Stage] = (),
+        batch: int = 1024,
+        relative: bool = True,
+        lmbda: float = 0.1,
+        general: float | None = None,
+        seed: int = 0,
+    ) -> tuple[Self, History]:
+        """Train on pairs, then on rollouts.
+
+        Args:
+            states: ``(n, d)``.
+            next_states: ``(n, d)``, one step later.
+            dt: the step; an array ``(n,)`` makes log dt an input.
+            positive: which columns cannot be negative.
+            widths: hidden layers (gelu, float32).
+            stages: of the training on pairs.
+            windows: ``(m, steps + 1, d)`` consecutive states for the tuning; only for a fixed dt.
+            tuning: stages that minimise the error of rollouts over the windows.
+            batch: rows per step.
+            relative: measure increments relative to each row's own (see `RelativeIncrement`).
+            lmbda: of the Box-Cox transform.
+            general: power of the generalised Box-Cox transform of increments, or None.
+            seed: of initial parameters and batches.
+
+        Raises:
+            ValueError: if the shapes differ.
+        """
+        states, next_states = np.asarray(states, float), np.asarray(next_states, float)
+        if states.ndim != 2 or states.shape != next_states.shape or len(positive) != states.shape[1]:
+            raise ValueError(
+                f"states, next_states and positive have shapes {states.shape}, {next_states.shape} and "
+                f"({len(positive)},), but must be (n, d), (n, d) and (d,)"
+            )
+        fixed = None if np.ndim(dt) else float(dt)
+        columns, d = states.shape[1] + (fixed is None), states.shape[1]
+        network = Dense(
+            columns,
+            widths,
+            d,
+            gelu,
+            generator=torch.Generator().manual_seed(seed),
+            dtype=torch.float32,
+        )
+        blank = Standardize(torch.zeros(columns, dtype=torch.float64), torch.ones(columns, dtype=torch.float64))
+        scale = Standardize(torch.zeros(d, dtype=torch.float64), torch.ones(d, dtype=torch.float64))
+        model = cls(network, positive, blank, scale, fixed, lmbda, general)
+        with torch.no_grad():
+            z, after = (model.transform(torch.as_tensor(a)) for a in (states, next_states))
+            inputs = z if fixed is not None else torch.cat([z, torch.as_tensor(dt).double().log()[:, None]], 1)
+            model.inputs = Standardize.fit(inputs)
+            model.increment = Standardize.fit(after - z, by="magnitude")
+            target = model.increment(after - z)
+            target = target if model.general is None else model.general(target)
+        objective = RelativeIncrement(model.head, relative)
+        rows = draw_rows((model.inputs(inputs).float(), target.float()), batch)
+        history = fit(model, objective, rows, stages, seed=seed, label="increments")
+        if tuning and windows is not None and fixed is not None:
+            sampled = draw_rows((torch.as_tensor(windows, dtype=torch.float64),), batch)
+            later = fit(model, _RolloutError(), sampled, tuning, seed=seed + 1, label="rollouts")
+            history.reasons += later.reasons
+            history.seconds += later.seconds
+        return model, history
+
+    def save(self, path: str | Path) -> None:
+        """Write one HDF5 file, atomically."""
+        description = {
+            "kind": "flow map",
+            "network": self.network.describe(),
+            "dt": self.dt,
+            "lmbda": self.boxcox.lmbda,
+            "general": None if self.general is None else self.general.lmbda,
+            "positive": self.positive.tolist(),
+        }
+        parts = {"network": self.network.arrays(), "inputs": self.inputs.arrays(), "increment": self.increment.arrays()}
+        write_h5(path, description, {f"{p}/{k}": v for p, arrays in parts.items() for k, v in arrays.items()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not the file of a flow map.
+        """
+        description, arrays = read_h5(path)
+        if description.get("kind") != "flow map":
+            raise ValueError(f"{path} holds {description.get('kind')!r}, but load reads the file of a flow map")
+
+        def part(name: str) -> Mapping[str, np.ndarray]:
+            return {k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")}
+
+        return cls(
+            Dense.restore(description["network"], part("network")),
+            description["positive"],
+            Standardize.restore({}, part("inputs")),
+            Standardize.restore({}, part("increment")),
+            description["dt"],
+            description["lmbda"],
+            description["general"],
+        )

@@ -1,0 +1,57 @@
+"""Stiff systems: right-hand sides against published solutions and invariants, and a trained one beside Radau."""
+
+import numpy as np
+import pytest
+
+from sciml.problems import stiff
+from sciml.results import Run
+
+
+def test_robertson_reaches_the_published_values():
+    system = stiff.SYSTEMS["robertson"]
+    # Hairer & Wanner, Solving Ordinary Differential Equations II, table of test problems: t = 40
+    y = stiff.reference(system, np.array(system.start), np.array([0.0, 40.0]))[-1]
+    np.testing.assert_allclose(y, [0.7158270688, 9.185534765e-6, 0.2841637457], rtol=1e-5)
+
+
+def test_the_ring_modulator_reaches_the_published_values():
+    system = stiff.SYSTEMS["ring"]
+    y = stiff.reference(system, np.array(system.start), np.array([0.0, 1e-3]), rtol=1e-5)[-1]
+    # Test Set for IVP Solvers, ring modulator with Cs = 2e-12, t = 1e-3
+    np.testing.assert_allclose(y[:2], [-0.2339057358486745e-1, -0.7367485485540825e-2], rtol=1e-3)
+    np.testing.assert_allclose(y[15:], [1, 0, 1, 0], atol=1e-4)  # the phase comes back after 1 ms
+
+
+def test_predators_and_prey_keep_their_invariant():
+    system = stiff.SYSTEMS["predator_prey"]
+    x, y = stiff.reference(system, np.array([1.2, 0.8]), np.linspace(0, 20, 50)).T
+    invariant = x - np.log(x) + 4 / 3 * y - 2 / 3 * np.log(y)
+    assert np.ptp(invariant) < 1e-6
+
+
+def test_the_oregonator_returns_to_its_start_after_a_period():
+    system = stiff.SYSTEMS["oregonator"]
+    y = stiff.reference(system, np.array([1.0, 2.0, 3.0]), np.array([0.0, 360.0]))[-1]
+    # Hairer & Wanner: the solution at t = 360
+    np.testing.assert_allclose(y, [1.000814870318523, 1228.178521549917, 132.0554942846706], rtol=1e-4)
+
+
+def test_samples_are_evolved_repeatable_and_on_the_manifold():
+    system, config = stiff.SYSTEMS["robertson"], stiff.Config(samples=5, length=4)
+    windows, dts = stiff.sample(system, config, np.random.default_rng(0))
+    again, _ = stiff.sample(system, config, np.random.default_rng(0))
+    assert windows.shape == (5, 5, 3) and dts.shape == (5, 4) and np.array_equal(windows, again)
+    np.testing.assert_allclose(windows.sum(2), 1, atol=1e-8)
+
+
+def test_a_trained_flow_map_follows_radau(tmp_path):
+    config = stiff.Config(case="predator_prey", samples=150, widths=(32, 32), steps=1500, tuning=60, batch=256)
+    run = Run(tmp_path, 0, None, {})
+    metrics = stiff.run(config, run)
+    assert metrics["one-step error"] < 5e-3
+    assert metrics["rollout error"] < 0.1 and metrics["steps"] == 300
+
+
+def test_an_unknown_system_is_refused():
+    with pytest.raises(ValueError, match="one of robertson, van_der_pol"):
+        stiff.run(stiff.Config(case="brusselator"), None)
