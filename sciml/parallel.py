@@ -1,0 +1,209 @@
+"""One door to executors: this process, local processes, or anything with `submit` such as a Dask client.
+
+Jobs run in spawned processes, so that no state of this one leaks into them. A job that raises is a value, one that
+takes too long is killed, and a worker that dies takes only its own job with it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+__all__ = ["Failure", "run"]
+
+A = TypeVar("A")
+B = TypeVar("B")
+# each worker is one core's worth of work; several threads in each would only fight for the cores
+_THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job without a result, and why: one sentence."""
+
+    message: str
+
+
+def run(
+    task: Callable[[A], B],
+    items: Sequence[A],
+    workers: int | Any = 0,
+    timeout: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[int, B | Failure]]:
+    """Apply `task` to every item and yield `(index, result)` as they finish.
+
+    Args:
+        task: what to do; for processes it is a module's function, or a `functools.partial` of one.
+        items: what to do it to.
+        workers: 0 for this process, a number of local processes, or an executor with `submit(task, item)` whose futures
+            have `done()` and `result()`.
+        timeout: seconds for each job, in processes only: a longer one is killed and yields a Failure.
+        progress: called with (finished, all) after each job.
+
+    Raises:
+        ValueError: for a negative number of workers, or a timeout that cannot be kept.
+        RuntimeError: if the processes cannot start the task at all.
+    """
+    if isinstance(workers, bool) or (isinstance(workers, int) and workers < 0):
+        raise ValueError(f"workers is {workers!r}, but must be 0, a number of processes or an executor")
+    if timeout is not None and (not timeout > 0 or not isinstance(workers, int) or workers == 0):
+        raise ValueError(f"timeout is {timeout!r}, but must be a positive time, and needs workers that can be killed")
+    if isinstance(workers, int):
+        results = _processes(task, items, workers, timeout) if workers else _here(task, items)
+    elif hasattr(workers, "submit"):
+        results = _submitted(task, items, workers)
+    else:
+        raise ValueError(f"workers is {workers!r}, but must be 0, a number of processes or an executor")
+    return _counted(results, len(items), progress)
+
+
+def _counted(
+    results: Iterator[tuple[int, B | Failure]], total: int, progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[int, B | Failure]]:
+    for finished, result in enumerate(results, start=1):
+        if progress is not None:
+            progress(finished, total)
+        yield result
+
+
+def _attempt(task: Callable[[A], B], item: A) -> B | Failure:
+    try:
+        return task(item)
+    except Exception as error:
+        return Failure(f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _here(task: Callable[[A], B], items: Sequence[A]) -> Iterator[tuple[int, B | Failure]]:
+    for index, item in enumerate(items):
+        yield index, _attempt(task, item)
+
+
+def _submitted(task: Callable[[A], B], items: Sequence[A], executor: Any) -> Iterator[tuple[int, B | Failure]]:
+    waiting = {index: executor.submit(_attempt, task, item) for index, item in enumerate(items)}
+    try:
+        while waiting:
+            done = [index for index, future in waiting.items() if future.done()]
+            for index in done:
+                future = waiting.pop(index)
+                try:
+                    result = future.result()
+                except Exception as error:  # the executor's own: a lost worker, a result that cannot travel
+                    result = Failure(f"{type(error).__name__}: {error}")
+                yield index, result
+            if not done:
+                time.sleep(0.005)
+    finally:
+        for future in waiting.values():
+            future.cancel()
+
+
+# ------------------------------------------------------------------ local processes
+
+
+def _work(task: Callable[[Any], Any], pipe: Connection) -> None:
+    """The life of a worker: say that it lives, then answer every item until the pipe closes."""
+    with suppress(EOFError, KeyboardInterrupt, BrokenPipeError, ConnectionResetError):
+        pipe.send(None)
+        while True:
+            result = _attempt(task, pipe.recv())
+            try:
+                pipe.send(result)
+            except (AttributeError, TypeError, ValueError) as error:
+                pipe.send(Failure(f"the result cannot be sent to another process: {error}"))
+
+
+class _Worker:
+    """A process and what it is doing: starting (not ready), idle (no index) or busy until its deadline."""
+
+    def __init__(self, context: Any, task: Callable[[Any], Any]):
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(task, theirs), daemon=True)
+        self.ready = False
+        self.index: int | None = None
+        self.deadline = float("inf")
+        before = {name: os.environ.get(name) for name in _THREADS}
+        os.environ.update(_THREADS)  # inherited by the child, where it must stand before numpy is imported
+        try:
+            self.process.start()
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"task cannot be sent to a process, so it must be a module's function: {error}") from error
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+            theirs.close()
+
+    def give(self, index: int, item: Any, timeout: float | None) -> None:
+        self.index = index
+        self.deadline = time.monotonic() + timeout if timeout else float("inf")
+        with suppress(BrokenPipeError, ConnectionResetError):  # a death is noticed when the answer is read
+            self.pipe.send(item)
+
+    def answer(self, timeout: float | None) -> tuple[bool, Any]:
+        """(whether the worker lives on, its result); to be called when the pipe speaks or the deadline has passed."""
+        if self.pipe.poll():
+            with suppress(EOFError, ConnectionResetError):
+                return True, self.pipe.recv()
+            self.process.join(5)
+            return False, Failure(f"its process died (exit code {self.process.exitcode})")
+        return False, Failure(f"timed out after {timeout:g} s")
+
+    def end(self) -> None:
+        self.pipe.close()
+        self.process.terminate()
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _processes(
+    task: Callable[[A], B], items: Sequence[A], workers: int, timeout: float | None
+) -> Iterator[tuple[int, B | Failure]]:
+    context = multiprocessing.get_context("spawn")
+    todo = list(enumerate(items))[::-1]
+    team: list[_Worker] = []
+    try:
+        while todo or any(w.index is not None for w in team):
+            starting = sum(not w.ready for w in team)
+            while len(team) < workers and starting < len(todo):
+                team.append(_Worker(context, task))
+                starting += 1
+            for worker in team:
+                if worker.ready and worker.index is None and todo:
+                    worker.give(*todo.pop(), timeout)
+            for worker in _speaking(team):
+                alive, result = worker.answer(timeout)
+                index, worker.index, worker.deadline = worker.index, None, float("inf")
+                if not alive:
+                    team.remove(worker)
+                    worker.end()
+                if not worker.ready and not alive:
+                    raise RuntimeError(
+                        "a process ended before its first job: the task, or the script that asks for it, cannot be"
+                        " imported there (a script needs `if __name__ == '__main__':`)"
+                    )
+                worker.ready = True
+                if index is not None:
+                    yield index, result
+    finally:
+        for worker in team:
+            worker.end()
+
+
+def _speaking(team: list[_Worker]) -> list[_Worker]:
+    """Wait for an answer, a death or a deadline: the workers that it concerns."""
+    until = min(w.deadline for w in team)
+    pause = None if until == float("inf") else max(until - time.monotonic(), 0.0)
+    heard = wait([w.pipe for w in team], pause)
+    now = time.monotonic()
+    return [w for w in team if w.pipe in heard or w.deadline <= now]
