@@ -286,7 +286,7 @@ class Mechanism:
         rows = np.atleast_2d(np.asarray(states, dtype=float))
         return rows[:, 2:] @ (self.composition / self.molar_masses[:, None])
 
-    def advance(self, states: ArrayLike, dt: float, **options: Any) -> Advanced:
+    def advance(self, states: ArrayLike, dt: ArrayLike, **options: Any) -> Advanced:
         """Adiabatic reaction of each state over `dt` seconds; see `reactors.advance`."""
         from sciml.chemistry.reactors import advance
 

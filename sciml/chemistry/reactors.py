@@ -134,7 +134,7 @@ class Integrator:
 def advance(
     mechanism: Mechanism,
     states: ArrayLike,
-    dt: float,
+    dt: ArrayLike,
     rtol: float = RTOL,
     atol: float = ATOL,
     reactor: Reactor = "constant-pressure",
@@ -145,7 +145,7 @@ def advance(
     Args:
         mechanism: the chemistry.
         states: (n, 2+s) or (2+s,); T in K, p in Pa.
-        dt: seconds, at least 0.
+        dt: seconds, at least 0: a number, or (n,) with one for each state.
         rtol: relative tolerance of CVODES.
         atol: absolute tolerance of the mass fractions; `labels.audit` measures whether both suffice.
         reactor: `"constant-pressure"` or `"constant-volume"`.
@@ -155,10 +155,13 @@ def advance(
         ValueError: for a bad option, or (strict) a state with negative or non-normalised fractions, or a temperature
             outside the thermodynamic data.
     """
-    dt = float(dt)
-    if not (np.isfinite(dt) and dt >= 0):
-        raise ValueError(f"dt is {dt!r}, but must be a time in seconds that is not negative")
     before = rows(states, mechanism.n_species)
+    times = np.asarray(dt, dtype=float)
+    if times.ndim > 1 or (times.ndim == 1 and len(times) != len(before)):
+        raise ValueError(f"dt has shape {times.shape}, but must be a number or one for each of {len(before)} states")
+    if not (np.isfinite(times).all() and (times >= 0).all()):
+        raise ValueError(f"dt is {times.min():g}, but must be a time in seconds that is not negative")
+    times = np.broadcast_to(times, len(before))
     reasons = dict(mechanism.problems(before))
     if strict and reasons:
         mechanism.check(before)
@@ -169,7 +172,7 @@ def advance(
     engine = Integrator(mechanism, reactor, rtol, atol)
     for row in np.flatnonzero(status == OK):
         try:
-            after[row] = engine.advance(before[row], dt)
+            after[row] = engine.advance(before[row], float(times[row]))
         except CanteraError as error:
             status[row] = FAILED
             reasons[int(row)] = f"was not integrated: {sentence(error)}"

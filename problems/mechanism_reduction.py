@@ -1,0 +1,322 @@
+"""Mechanism reduction (arXiv:2201.02025): minimise |v|, v in {0, 1}^s, subject to |error_j(v)| <= tolerance_j.
+
+v says which species of a mechanism are kept; the errors are those of ignition delays, of the burnt gas and, if asked
+for, of stirred reactors and flame speeds over a table of conditions. Networks propose, simulations decide; plain
+greedy deletion and the graph methods DRG, DRGEP, PFA and DRGEPASA go through the same evaluation. The second stage
+deletes reactions. What comes out is ``reduced.yaml``, a mechanism that Cantera reads, with its table of errors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sciml.archive import Archive, Store
+from sciml.chemistry.conditions import Burnt, Conditions, FlameSpeed, IgnitionDelay, Metric, StirredReactor
+from sciml.chemistry.evaluation import Evaluation, error_table, protected
+from sciml.chemistry.graphs import ranking, samples
+from sciml.chemistry.mechanism import Mechanism
+from sciml.chemistry.reduction import Options, Reduction, greedy, reduce, sensitivity, single_harm, sweep
+from sciml.chemistry.submechanism import write
+from sciml.files import jsonable
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of a run.
+
+    Attributes:
+        mechanism: a path, or the name of a file that Cantera ships.
+        phase: of the file; empty takes the first.
+        fuel: by moles.
+        oxidiser: by moles.
+        conditions: a YAML file with lists temperatures (K), pressures (atm), phis, or points; empty takes the next 3.
+        temperatures: K.
+        pressures: atm.
+        phis: equivalence ratios.
+        tolerance: of ignition delays, relative.
+        burnt: tolerance of the burnt temperature in K; 0 leaves the burnt gas out.
+        burnt_hot: burn charges at the design temperatures too, not only at 300 K.
+        products: tolerance of the mole fractions of CO2, H2O and CO in the burnt gas.
+        two_stage: compare the first stage of ignition too.
+        reactor: of the ignition delays.
+        stirred: relative tolerance of the temperature of a stirred reactor; 0 leaves it out.
+        flame: relative tolerance of the flame speed; 0 leaves it out.
+        protect: species that are kept besides those of fuel and oxidiser.
+        budget: masks of species that are simulated.
+        reactions: masks of reactions that are simulated in the second stage; 0 leaves it out.
+        proposals: who proposes: network, random, inverse, both.
+        compare: what else runs with the same budget: greedy, random, network, inverse, both.
+        graphs: graph methods to run: DRG, DRGEP, PFA, DRGEPASA.
+        workers: processes; 0 is this one.
+        timeout: seconds for one mask, with workers; 0 is no limit.
+        scheduler: address of a Dask scheduler, instead of workers.
+        cache: an HDF5 file of simulated masks to use again; empty keeps one in the run folder.
+        chemkin: also write CHEMKIN files.
+    """
+
+    mechanism: str = "gri30.yaml"
+    phase: str = ""
+    fuel: str = "CH4"
+    oxidiser: str = "O2:1, N2:3.76"
+    conditions: str = ""
+    temperatures: tuple[float, ...] = (1200.0, 1400.0, 1600.0)
+    pressures: tuple[float, ...] = (1.0,)
+    phis: tuple[float, ...] = (0.5, 1.0, 2.0)
+    tolerance: float = 0.1
+    burnt: float = 10.0
+    burnt_hot: bool = True
+    products: float = 0.005
+    two_stage: bool = False
+    reactor: Literal["constant-pressure", "constant-volume"] = "constant-pressure"
+    stirred: float = 0.0
+    flame: float = 0.0
+    protect: tuple[str, ...] = ()
+    budget: int = 300
+    reactions: int = 300
+    proposals: Literal["network", "random", "inverse", "both"] = "both"
+    compare: tuple[str, ...] = ("greedy", "random")
+    graphs: tuple[str, ...] = ("DRG", "DRGEP", "PFA", "DRGEPASA")
+    workers: int = 0
+    timeout: float = 0.0
+    scheduler: str = ""
+    cache: str = ""
+    chemkin: bool = True
+
+
+VARIANTS = {
+    "smoke": Config(
+        mechanism="h2o2.yaml", fuel="H2", temperatures=(1100.0, 1300.0), budget=40, reactions=25, graphs=("DRGEP",)
+    ),
+    "paper": Config(pressures=(1.0, 10.0, 20.0), stirred=0.1, budget=3000, reactions=1000),
+    "gri30": Config(),
+    "gri30_delay": Config(burnt=0.0),
+    "dodecane": Config(
+        mechanism="nDodecane_Reitz.yaml",
+        phase="nDodecane_IG",
+        fuel="c12h26",
+        oxidiser="o2:1, n2:3.76",
+        temperatures=(1000.0, 1200.0, 1400.0),
+        pressures=(1.0, 20.0),
+        budget=5000,
+        reactions=0,
+    ),
+}
+
+
+def metrics(config: Config) -> list[Metric]:
+    """Cheapest first."""
+    chosen: list[Metric] = []
+    if config.burnt:
+        chosen.append(Burnt(kelvin=config.burnt, fraction=config.products, hot=config.burnt_hot))
+    chosen.append(IgnitionDelay(config.tolerance, reactor=config.reactor, two_stage=config.two_stage))
+    if config.stirred:
+        chosen.append(StirredReactor(config.stirred))
+    if config.flame:
+        chosen.append(FlameSpeed(config.flame))
+    return chosen
+
+
+def table_of(config: Config) -> Conditions:
+    """The design conditions."""
+    if config.conditions:
+        return Conditions.from_yaml(config.conditions, config.fuel, config.oxidiser)
+    return Conditions.grid(config.fuel, config.temperatures, config.pressures, config.phis, config.oxidiser)
+
+
+def executor(config: Config) -> Any:
+    """Processes, or a client of a Dask scheduler."""
+    if not config.scheduler:
+        return config.workers
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ValueError("scheduler needs dask: pip install 'sciml-solvers[cluster]'") from error
+    return Client(config.scheduler)
+
+
+def run(config: Config, run: Any) -> dict[str, Any]:
+    """Reduce species, compare methods, reduce reactions, write and verify."""
+    mechanism = Mechanism(config.mechanism, config.phase or None)
+    conditions, chosen = table_of(config), metrics(config)
+    evaluate = Evaluation(mechanism, conditions, chosen)
+    fixed = evaluate.parts.mask(protected(mechanism, conditions, config.protect))
+    where = Path(config.cache) if config.cache else run.path / "masks.h5"
+    store = Store(where, mechanism.n_species, evaluate.size, evaluate.fingerprint)
+    options = Options(config.budget, config.proposals, workers=executor(config), timeout=config.timeout or None)
+
+    def keep(archive: Archive) -> None:
+        if archive.best is None:
+            return
+        print(f"{len(archive)} masks: {archive.objectives[archive.best]:.0f} species", flush=True)
+        best = archive.designs[archive.best] > 0.5
+        write(run.path / "best.yaml", mechanism, names(mechanism, best), header={"simulated masks": len(archive)})
+
+    rows: list[dict[str, Any]] = []
+    found = timed(rows, config.proposals, lambda: reduce(evaluate, fixed, options, (), run.seed, store, Best(keep)))
+    for method in config.compare:
+        found = smaller(
+            found, timed(rows, method, partial(proposed, evaluate, fixed, options, method, run.seed, store))
+        )
+    for label, graph in graph_methods(config, evaluate, fixed, store).items():
+        found = smaller(found, timed(rows, label, graph))
+    species = names(mechanism, found.mask)
+    kept, reactions = second_stage(config, run, evaluate, found, rows)
+    header = provenance(config, run, found, kept)
+    write(run.path / "reduced.yaml", mechanism, species, reactions, header, config.chemkin)
+    return report(run, evaluate, found, rows, species)
+
+
+def proposed(
+    evaluate: Evaluation, fixed: np.ndarray, options: Options, method: str, seed: int, store: Store
+) -> Reduction:
+    """Greedy deletion, or the search with another proposer, at the budget of `options`."""
+    if method == "greedy":
+        return greedy(evaluate, fixed, options.budget, store=store)
+    return reduce(evaluate, fixed, replace(options, proposals=method), (), seed, store)  # type: ignore[arg-type]
+
+
+class Best:
+    """Calls `keep` only when the best has become smaller, so that the file of the best is written only then."""
+
+    def __init__(self, keep: Callable[[Archive], None]) -> None:
+        self.keep, self.size = keep, float("inf")
+
+    def __call__(self, archive: Archive) -> None:
+        if archive.best is not None and archive.objectives[archive.best] < self.size:
+            self.size = archive.objectives[archive.best]
+            self.keep(archive)
+
+
+def names(mechanism: Mechanism, mask: np.ndarray) -> list[str]:
+    """Species of a mask."""
+    return [name for name, keep in zip(mechanism.species, mask, strict=True) if keep]
+
+
+def smaller(one: Reduction, other: Reduction) -> Reduction:
+    """The better of two answers: fewer species, then the smaller error."""
+    return min(one, other, key=lambda r: (r.size, r.error))
+
+
+def timed(rows: list[dict[str, Any]], name: str, work: Callable[[], Reduction]) -> Reduction:
+    """Run a method and add its row to the table."""
+    begun = time.process_time()
+    found = work()
+    rows.append(
+        {
+            "method": name,
+            "size": found.size,
+            "worst error / tolerance": found.error,
+            "simulated masks": found.simulated,
+            "seconds of this process": time.process_time() - begun,
+        }
+    )
+    print(f"{name}: {found.size} with {found.simulated} masks", flush=True)
+    return found
+
+
+def graph_methods(
+    config: Config, evaluate: Evaluation, fixed: np.ndarray, store: Store
+) -> dict[str, Callable[[], Reduction]]:
+    """The graph methods asked for, as functions."""
+    methods: dict[str, Callable[[], Reduction]] = {}
+    if not config.graphs:
+        return methods
+    mechanism = evaluate.mechanism
+    states = samples(mechanism, evaluate.conditions)
+    targets = names(mechanism, fixed)
+    for label in config.graphs:
+        if label not in ("DRG", "DRGEP", "PFA", "DRGEPASA"):
+            raise ValueError(f"graphs has {label!r}, but its members must be DRG, DRGEP, PFA or DRGEPASA")
+        rank = ranking(mechanism, states, targets, label.removesuffix("ASA"))  # type: ignore[arg-type]
+        follow = sensitivity if label.endswith("ASA") else sweep
+        methods[label] = lambda follow=follow, rank=rank: follow(evaluate, fixed, rank, config.budget, store)  # type: ignore[misc]
+    return methods
+
+
+def second_stage(
+    config: Config, run: Any, evaluate: Evaluation, found: Reduction, rows: list[dict[str, Any]]
+) -> tuple[int, np.ndarray | None]:
+    """Delete reactions among the species found: their number, and the mask over the parent's reactions."""
+    if not config.reactions:
+        return int(evaluate.parts.kept(found.mask).sum()), None
+    inner = Evaluation(evaluate.mechanism, evaluate.conditions, evaluate.metrics, species=found.mask)
+    store = Store(run.path / "reactions.h5", inner.dim, inner.size, inner.fingerprint)
+    fixed = np.zeros(inner.dim, dtype=bool)
+    reduced = timed(rows, "reactions, greedy", lambda: greedy(inner, fixed, config.reactions, store=store))
+    return reduced.size, inner.masks(reduced.mask)[1]
+
+
+def provenance(config: Config, run: Any, found: Reduction, reactions: int) -> dict[str, Any]:
+    """What stands in the header of the file."""
+    return {
+        "parent": Path(config.mechanism).name,
+        "conditions": jsonable(
+            {k: getattr(config, k) for k in ("fuel", "oxidiser", "temperatures", "pressures", "phis")}
+        ),
+        "tolerances": {"ignition delay": config.tolerance, "burnt temperature (K)": config.burnt},
+        "largest error over tolerance, species stage": float(found.error),
+        "species": found.size,
+        "reactions": reactions,
+        "simulated masks of species": found.simulated,
+        "seed": run.seed,
+    }
+
+
+def report(
+    run: Any, evaluate: Evaluation, found: Reduction, rows: list[dict[str, Any]], species: Sequence[str]
+) -> dict[str, Any]:
+    """Verify the written file on design and held-out conditions, draw, and collect the metrics."""
+    mechanism, reduced = evaluate.mechanism, Mechanism(run.path / "reduced.yaml")
+    held_out = evaluate.conditions.between()
+    tables = {
+        "design": error_table(mechanism, reduced, evaluate.conditions, evaluate.metrics),
+        "held out": error_table(mechanism, reduced, held_out, evaluate.metrics),
+    }
+    draw(run, evaluate, found, single_harm(found.archive, np.zeros(mechanism.n_species, bool)))
+    errors = [{"points": where, **row} for where, table in tables.items() for row in table]
+    front = found.archive.front()
+    return {
+        "species": reduced.n_species,
+        "reactions": reduced.n_reactions,
+        "names": list(species),
+        "methods": rows,
+        "errors": errors,
+        "front": [[float(found.archive.objectives[i]), float(found.archive.worst[i])] for i in front],
+        "table": [*rows, *errors],
+    }
+
+
+def draw(run: Any, evaluate: Evaluation, found: Reduction, harm: np.ndarray) -> None:
+    """Figures: the front, the error of each condition, and which species mattered."""
+    archive = found.archive
+    finite = np.isfinite(archive.worst)
+    with run.figure("front") as figure:
+        axes = figure.subplots()
+        axes.semilogy(archive.objectives[finite], archive.worst[finite], ".", color="0.7", label="simulated")
+        front = archive.front()
+        axes.semilogy(archive.objectives[front], np.maximum(archive.worst[front], 1e-6), "o-", label="front")
+        axes.axhline(1.0, color="k", lw=0.8)
+        axes.set(xlabel="species", ylabel="largest error / tolerance")
+        axes.legend()
+    errors = np.abs(archive.errors[archive.best])
+    with run.figure("errors", height=max(3.0, 0.16 * len(errors))) as figure:
+        axes = figure.subplots()
+        axes.barh(range(len(errors)), errors)
+        axes.set_yticks(range(len(errors)), evaluate.labels, fontsize=5)
+        axes.axvline(1.0, color="k", lw=0.8)
+        axes.set_xlabel("error / tolerance")
+    order = np.argsort(np.where(np.isfinite(harm), harm, np.inf))
+    with run.figure("species", height=max(3.0, 0.14 * len(order))) as figure:
+        axes = figure.subplots()
+        values = np.clip(np.where(np.isfinite(harm), harm, 1e3), 1e-6, 1e3)[order]
+        colours = ["tab:blue" if found.mask[k] else "0.7" for k in order]
+        axes.barh(range(len(order)), values, color=colours)
+        axes.set_yticks(range(len(order)), [evaluate.mechanism.species[k] for k in order], fontsize=5)
+        axes.set(xscale="log", xlabel="error when deleted alone / tolerance (kept species in blue)")

@@ -1,0 +1,127 @@
+"""How far a mixture is from chemical equilibrium, cheaply: the affinities of one reaction for each free species.
+
+Every species that is not one of a basis is made from the basis by one reaction, X_i = sum_j c_ij X_j. Its affinity
+
+    A_i = mu_i/RT - sum_j c_ij mu_j/RT,    mu/RT = g0(T)/RT + ln X + ln p/p0
+
+is zero for all i exactly at equilibrium, whatever the enthalpy and the elements of the mixture are, so that an output
+that is proportional to |A| leaves equilibrium alone without ever computing it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sciml.chemistry.thermo import GAS_CONSTANT
+
+if TYPE_CHECKING:
+    from sciml.chemistry.mechanism import Mechanism
+
+__all__ = ["Affinity", "basis_of"]
+
+FLOOR = 1e-30  # mass fraction below which the logarithm is that of the floor
+
+
+class Affinity(nn.Module):
+    """Affinities of the reactions that make every free species from the basis, divided by RT.
+
+    Args:
+        gibbs: (i, s, 7) coefficients of g0/RT in each interval of temperature, in the functions of `_functions`.
+        breaks: (i-1,) temperatures between the intervals, K.
+        molar_masses: kg/kmol, (s,).
+        reactions: (r, s), one for the species made and minus its parts of the basis.
+        reference: pressure of the standard state, Pa.
+    """
+
+    gibbs: Tensor
+    breaks: Tensor
+    molar_masses: Tensor
+    reactions: Tensor
+    changes: Tensor
+
+    def __init__(self, gibbs: Tensor, breaks: Tensor, molar_masses: Tensor, reactions: Tensor, reference: float):
+        super().__init__()
+        # one row for each reaction: combined once, not for every state
+        self.register_buffer("gibbs", torch.einsum("rs,isk->irk", reactions, gibbs))
+        self.register_buffer("breaks", breaks.clone())
+        self.register_buffer("molar_masses", molar_masses.clone())
+        self.register_buffer("reactions", reactions.clone())
+        self.register_buffer("changes", reactions.sum(1))
+        self.reference = float(reference)
+
+    @classmethod
+    def of(cls, mechanism: Mechanism, reactive: list[int], basis: list[int]) -> Affinity:
+        """From the thermodynamic data of a mechanism; `basis` are indices among `reactive`."""
+        thermo = mechanism.thermo
+        s, count = mechanism.n_species, len(thermo.breaks) + 1
+        masses = thermo.molar_masses[:, None, None]
+        a = (thermo.coefficients.reshape(s, count, 8) * masses / GAS_CONSTANT).permute(1, 0, 2)
+        edges = [300.0, *thermo.breaks.tolist(), 0.0]
+        gibbs = torch.zeros(count, s, 7, dtype=torch.float64)
+        for i in range(count):
+            # entropies beyond their constants follow from heat capacities; the constant from one temperature inside
+            T = 0.5 * (edges[i] + edges[i + 1]) if i < count - 1 else edges[i] + 500.0
+            gibbs[i, :, :6] = _gibbs_of_heat_capacity(a[i])
+            mechanism.gas.TP = T, mechanism.gas.reference_pressure
+            wanted = torch.as_tensor(np.array(mechanism.gas.standard_gibbs_RT))
+            gibbs[i, :, 6] = wanted - gibbs[i] @ _functions(torch.tensor([T], dtype=torch.float64))[0]
+        made = [k for k in reactive if k not in basis]
+        atoms = mechanism.composition
+        parts = np.linalg.lstsq(atoms[basis].T, atoms[made].T, rcond=None)[0].T
+        reactions = np.zeros((len(made), s))
+        reactions[np.arange(len(made)), made] = 1.0
+        reactions[:, basis] -= np.where(np.abs(parts) < 1e-12, 0.0, parts)
+        return cls(
+            gibbs, thermo.breaks, thermo.molar_masses, torch.as_tensor(reactions), mechanism.gas.reference_pressure
+        )
+
+    def forward(self, T: Tensor, p: Tensor, Y: Tensor, logs: Tensor) -> Tensor:
+        """(n, r) from T (n,), p (n,), Y (n, s) and the logarithms of Y."""
+        f = _functions(T)
+        values = torch.stack([f @ g.T for g in self.gibbs.unbind(0)], 1)
+        interval = (T.unsqueeze(-1) > self.breaks).sum(-1)
+        standard = values.gather(1, interval[:, None, None].expand(-1, 1, values.shape[2])).squeeze(1)
+        moles = Y @ (1 / self.molar_masses)
+        level = (p / self.reference).log() - moles.log()
+        return standard + (logs - self.molar_masses.log()) @ self.reactions.T + level[:, None] * self.changes
+
+
+def _functions(T: Tensor) -> Tensor:
+    """1/T, ln T, T, T^2, T^3, T^4 and 1, the functions that g0/RT of seven-coefficient data is a sum of; (n, 7)."""
+    return torch.stack([1 / T, T.log(), T, T**2, T**3, T**4, torch.ones_like(T)], -1)
+
+
+def _gibbs_of_heat_capacity(a: Tensor) -> Tensor:
+    """g0/RT = h/RT - s/R for seven-coefficient data, (s, 6), without the constant.
+
+    Raises:
+        ValueError: for nine-coefficient data, whose logarithms over T are not among the functions.
+    """
+    if bool((a[:, :2] != 0).any()):
+        raise ValueError("the mechanism has NASA9 data, but surrogates take seven-coefficient data")
+    return torch.stack([a[:, 7], -a[:, 2], -a[:, 3] / 2, -a[:, 4] / 6, -a[:, 5] / 12, -a[:, 6] / 20], 1)
+
+
+def basis_of(mechanism: Mechanism, reactive: list[int], fractions: np.ndarray) -> list[int]:
+    """Species from whose atoms all reactive ones are made: the most abundant independent ones.
+
+    Args:
+        mechanism: names the atoms.
+        reactive: indices of the species that react.
+        fractions: (n, s) mass fractions, whose mean says what is abundant.
+    """
+    atoms = mechanism.composition[reactive]
+    order = np.argsort(-fractions.mean(0)[reactive])
+    basis: list[int] = []
+    rank, wanted = 0, np.linalg.matrix_rank(atoms)
+    for k in order:
+        tried = [*basis, int(k)]
+        if np.linalg.matrix_rank(atoms[tried]) > rank:
+            basis, rank = tried, rank + 1
+        if rank == wanted:
+            break
+    return [reactive[k] for k in basis]

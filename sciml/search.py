@@ -1,0 +1,427 @@
+"""Search for the best design whose simulation meets its tolerances: propose, simulate, verify.
+
+A design is a row of numbers, of switches (`Switches`) or of coordinates in a box (`Coordinates`). A simulation gives
+
+    objective  what is to be small,
+    errors     (k,) signed, each divided by its tolerance, so a design is feasible where max |errors| <= 1.
+
+An infinite error is a failure, NaN is an error that was not asked for since an earlier one was already too large.
+`search` is the only loop. What varies is who proposes: `RandomMoves` looks around the best designs at random,
+`Screened` draws many such moves and keeps those that an ensemble of networks trusts, `Inverse` descends the
+networks' prediction from many starts over the relaxed design (DiDo, arXiv:2107.08166). The answer is always a
+simulated design, never a predicted one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from sciml import parallel
+from sciml.archive import Archive, Outcome, Store
+from sciml.ensemble import Ensemble
+
+Simulate = Callable[[np.ndarray], Outcome]
+
+__all__ = [
+    "Coordinates",
+    "Inverse",
+    "Proposer",
+    "RandomMoves",
+    "Screened",
+    "Simulate",
+    "Space",
+    "Switches",
+    "Fitted",
+    "Model",
+    "parents",
+    "ranked",
+    "search",
+    "simulate_all",
+    "singles",
+]
+
+
+class Space(Protocol):
+    """The designs that exist."""
+
+    def moves(self, parents: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+        """(count, d): random neighbours of the parents (p, d)."""
+        ...
+
+    def project(self, relaxed: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """(n, d): the designs nearest to relaxed ones in the box of `bounds`."""
+        ...
+
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """(d,) and (d,): the box of relaxed designs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Vectors of zeros and ones.
+
+    Attributes:
+        fixed: (d,) boolean: switches that always stay on.
+        largest: the share of the free switches that one move may turn off at most; most moves turn off far fewer.
+        additions: how probable it is that a move also turns some on (a swap, or an addition alone).
+    """
+
+    fixed: np.ndarray
+    largest: float = 0.5
+    additions: float = 0.4
+
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Fixed switches are on, others between off and on."""
+        return self.fixed.astype(float), np.ones(len(self.fixed))
+
+    def moves(self, parents: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+        """Neighbours by deletions, their number log-uniform, and additions in some of them."""
+        children = parents[generator.integers(len(parents), size=count)].copy()
+        most = max(self.largest * np.sum(~self.fixed), 1.0)
+        off = np.floor(most ** generator.random(count)).astype(int)
+        on = np.where(generator.random(count) < self.additions, generator.geometric(0.6, size=count), 0)
+        off = np.where((on > 0) & (generator.random(count) < 0.2), 0, off)  # additions alone
+        for child, n_off, n_on in zip(children, off, on, strict=True):
+            present, absent = np.flatnonzero((child > 0) & ~self.fixed), np.flatnonzero(child == 0)
+            child[generator.permutation(present)[:n_off]] = 0
+            child[generator.permutation(absent)[:n_on]] = 1
+        return children
+
+    def project(self, relaxed: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Round each row at a random threshold, so that one relaxed answer gives designs of several sizes."""
+        threshold = generator.uniform(0.2, 0.8, size=(len(relaxed), 1))
+        return ((relaxed > threshold) | self.fixed).astype(float)
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Points of a box.
+
+    Attributes:
+        lower: (d,).
+        upper: (d,).
+        step: standard deviation of a move, relative to the sides of the box.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    step: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check the box."""
+        if np.shape(self.lower) != np.shape(self.upper) or not np.all(np.asarray(self.lower) < np.asarray(self.upper)):
+            raise ValueError("lower must have the shape of upper and lie below it")
+
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The box."""
+        return self.lower, self.upper
+
+    def moves(self, parents: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+        """Gaussian steps, of sizes between a tenth of `step` and `step`."""
+        chosen = parents[generator.integers(len(parents), size=count)]
+        size = self.step * 10 ** generator.uniform(-1, 0, size=(count, 1))
+        noise = generator.standard_normal(chosen.shape) * size * (self.upper - self.lower)
+        return self.project(chosen + noise, generator)
+
+    def project(self, relaxed: np.ndarray, generator: np.random.Generator) -> np.ndarray:  # noqa: ARG002
+        """Into the box."""
+        return np.clip(relaxed, self.lower, self.upper)
+
+
+class Proposer(Protocol):
+    """Who says what is simulated next."""
+
+    def __call__(self, archive: Archive, space: Space, count: int, generator: np.random.Generator) -> np.ndarray:
+        """(at most count, d): new designs."""
+        ...
+
+
+def parents(archive: Archive, count: int, slack: float = 2.0) -> np.ndarray:
+    """The designs to look around: feasible ones with small objectives, and every third one slightly infeasible."""
+    order = sorted(range(len(archive)), key=lambda i: (archive.objectives[i], archive.worst[i]))
+    feasible = archive.feasible
+    good = [i for i in order if feasible[i]][: count - count // 3]
+    near = [i for i in order if not feasible[i] and archive.worst[i] <= slack][: count // 3]
+    rows = good + near
+    if not rows:  # nothing is near: start from the least bad
+        rows = sorted(range(len(archive)), key=lambda i: archive.worst[i])[:count]
+    return archive.designs[rows]
+
+
+@dataclass(frozen=True)
+class RandomMoves:
+    """Neighbours of the best designs, at random: what a network has to beat.
+
+    Attributes:
+        around: number of parents.
+    """
+
+    around: int = 12
+
+    def __call__(self, archive: Archive, space: Space, count: int, generator: np.random.Generator) -> np.ndarray:
+        """Draw until enough are new and no worse in objective than the best, as far as they can be told to be."""
+        return _new(space.moves(parents(archive, self.around), 8 * count, generator), archive)[:count]
+
+
+@dataclass(frozen=True)
+class Model:
+    """How objective and errors are learned from an archive.
+
+    Attributes:
+        members: of the ensemble.
+        width: of its hidden layers.
+        steps: of training.
+        cost: the objective of relaxed designs (n, d) if it is known, such as their number of switches; None learns it.
+        additive: take the errors of a design to be the sum of the errors of its single deletions, and learn only what
+            differs. Needs an archive with all switches on, and each alone off.
+    """
+
+    members: int = 6
+    width: int = 32
+    steps: int = 300
+    cost: Callable[[torch.Tensor], torch.Tensor] | None = None
+    additive: bool = False
+
+    def fit(self, archive: Archive, generator: np.random.Generator) -> Fitted:
+        """Train on everything simulated. Errors are learned as asinh, which keeps signs and tames failures."""
+        errors = np.clip(archive.errors, -_FAILED, _FAILED)
+        effects = singles(archive) if self.additive else np.zeros((archive.designs.shape[1], errors.shape[1]))
+        expected = np.clip((1 - archive.designs) @ effects, -_FAILED, _FAILED)
+        errors = np.arcsinh(errors) - np.arcsinh(expected)
+        objectives = np.where(np.isfinite(archive.objectives), archive.objectives, np.nan)
+        learned = errors if self.cost is not None else np.concatenate([errors, objectives[:, None]], 1)
+        torch_generator = torch.Generator().manual_seed(int(generator.integers(2**31)))
+        ensemble = Ensemble(archive.designs.shape[1], learned.shape[1], self.members, self.width, torch_generator)
+        ensemble.train_on(archive.designs, learned, self.steps)
+        return Fitted(ensemble, torch.as_tensor(effects, dtype=torch.float32), self.cost)
+
+
+def singles(archive: Archive) -> np.ndarray:
+    """(d, k): errors of each switch off alone, limited; 0 where that was not simulated."""
+    alone = np.flatnonzero(archive.designs.sum(1) == archive.designs.shape[1] - 1)
+    effects = np.zeros((archive.designs.shape[1], archive.errors.shape[1]))
+    effects[archive.designs[alone].argmin(1)] = np.nan_to_num(np.clip(archive.errors[alone], -_FAILED, _FAILED))
+    return effects
+
+
+_FAILED = 30.0  # errors beyond 30 tolerances, infinite ones too, teach the same: far away
+_LIMIT = math.asinh(1.0)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained `Model`."""
+
+    ensemble: Ensemble
+    effects: torch.Tensor
+    cost: Callable[[torch.Tensor], torch.Tensor] | None
+
+    def __call__(self, designs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Objective (n,), probability of feasibility (n,), and expected worst error in units of its limit (n,).
+
+        The worst |error| over the k outputs is taken in every member; members and their residual error on unseen
+        samples make it a normal variable.
+        """
+        predicted = self.ensemble.predict(designs)
+        k = self.effects.shape[1]
+        expected = ((1 - designs) @ self.effects).clamp(-_FAILED, _FAILED).asinh()
+        errors = (predicted.members[..., :k] + expected).abs()
+        worst, which = errors.max(-1)
+        noise = predicted.residual[:k][which].mean(0)
+        mean, deviation = worst.mean(0), (worst.var(0) + noise.square()).sqrt()
+        feasible = torch.distributions.Normal(0.0, 1.0).cdf((_LIMIT - mean) / deviation.clamp(min=1e-6))
+        cost = self.cost(designs) if self.cost is not None else predicted.mean[:, -1]
+        return cost, feasible, mean / _LIMIT
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Many random moves, of which those with the largest expected improvement are simulated.
+
+    Expected improvement is the probability of feasibility times the gain in objective over the best so far. The moves
+    of the first generation start from simulated designs, those of later ones from the best of the generation before,
+    so that the network is searched as far as it is trusted. One proposal in `explore` goes where it is least sure.
+
+    Attributes:
+        model: how errors are learned.
+        around: number of parents.
+        pool: number of moves that are screened in each generation.
+        generations: see above.
+        explore: see above; 0 never explores.
+    """
+
+    model: Model = Model()
+    around: int = 12
+    pool: int = 600
+    generations: int = 8
+    explore: int = 6
+
+    def __call__(self, archive: Archive, space: Space, count: int, generator: np.random.Generator) -> np.ndarray:
+        """Train, draw, rank."""
+        fitted = self.model.fit(archive, generator)
+        pool = _new(space.moves(parents(archive, self.around), self.pool, generator), archive)
+        for _ in range(self.generations - 1):
+            best = ranked(fitted, pool, archive, 3 * self.around, explore=0)
+            pool = _new(np.concatenate([best, space.moves(best, self.pool, generator)]), archive)
+        return ranked(fitted, pool, archive, count, self.explore)
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """Projected gradient descent on the networks' prediction, from many starts (DiDo).
+
+    Minimises cost(z) - weight log P(feasible | z) over the relaxed designs z, which are then rounded to designs and
+    ranked as those of `Screened`.
+
+    Attributes:
+        model: how errors are learned.
+        starts: number of descents, beginning at moves around the best designs.
+        steps: of each descent.
+        rate: step length, relative to the sides of the box.
+        weight: of feasibility, in units of the spread of objectives in the archive.
+    """
+
+    model: Model = Model()
+    starts: int = 64
+    steps: int = 60
+    rate: float = 0.03
+    weight: float = 1.0
+
+    def __call__(self, archive: Archive, space: Space, count: int, generator: np.random.Generator) -> np.ndarray:
+        """Train, descend, round, rank."""
+        fitted = self.model.fit(archive, generator)
+        lower, upper = (torch.as_tensor(b, dtype=torch.float32) for b in space.bounds)
+        first = space.moves(parents(archive, 12), self.starts, generator)
+        z = torch.as_tensor(first, dtype=torch.float32).clone().requires_grad_()
+        scale = max(float(archive.objectives[np.isfinite(archive.objectives)].std()), 1e-12)
+        optimizer = torch.optim.Adam([z], lr=self.rate)
+        for _ in range(self.steps):
+            cost, feasible, worst = fitted(z)
+            # the log of a tiny probability has no slope in float32, so far from feasible the worst error leads
+            loss = cost / scale - self.weight * (feasible + 1e-4).log() + self.weight * torch.relu(worst - 1)
+            (gradient,) = torch.autograd.grad(loss.sum(), z)
+            z.grad = gradient * (upper - lower)
+            optimizer.step()
+            with torch.no_grad():
+                z.clamp_(lower, upper)
+        relaxed = np.repeat(z.detach().numpy().astype(float), 4, axis=0)
+        return ranked(fitted, _new(space.project(relaxed, generator), archive), archive, count, explore=0)
+
+
+def ranked(fitted: Fitted, pool: np.ndarray, archive: Archive, count: int, explore: int) -> np.ndarray:
+    """The designs of a pool with the largest expected improvement; every `explore`-th the least certain one."""
+    if not len(pool):
+        return pool
+    with torch.no_grad():
+        cost, feasible, worst = (a.numpy() for a in fitted(torch.as_tensor(pool, dtype=torch.float32)))
+    if archive.best is None:
+        score, gain = -worst, np.ones(len(pool))
+    else:
+        gain = np.maximum(archive.objectives[archive.best] - cost, 0)
+        score = feasible * gain
+    order = np.argsort(-score, kind="stable")[: min(count, len(pool))]
+    unsure = np.argsort(np.abs(feasible - 0.5) + (gain <= 0), kind="stable")
+    rows = dict.fromkeys(int(i) for i in order[: len(order) - (len(order) // explore if explore else 0)])
+    for i in unsure:
+        if len(rows) >= len(order):
+            break
+        rows.setdefault(int(i), None)
+    return pool[list(rows)]
+
+
+def _new(designs: np.ndarray, archive: Archive) -> np.ndarray:
+    """Different designs that were not simulated yet, in the order given."""
+    kept: dict[bytes, np.ndarray] = {}
+    for design in designs:
+        if design not in archive:
+            kept.setdefault(design.tobytes(), design)
+    return np.array(list(kept.values())).reshape(-1, designs.shape[1])
+
+
+def search(
+    simulate: Simulate,
+    space: Space,
+    start: Iterable[np.ndarray],
+    proposers: Sequence[Proposer],
+    budget: int,
+    errors: int,
+    batch: int = 8,
+    seed: int = 0,
+    workers: Any = 0,
+    timeout: float | None = None,
+    keep: Callable[[Archive], None] | None = None,
+    store: Store | None = None,
+) -> Archive:
+    """Simulate the start, then what the proposers propose in turn, until the budget is used.
+
+    The same seed gives the same archive, whatever the number of workers, so a search whose `simulate` caches on disk
+    continues where it was killed.
+
+    Args:
+        simulate: design (d,) -> objective, errors (k,); with workers it must be picklable.
+        space: the designs that exist.
+        start: designs simulated first.
+        proposers: take turns, a batch each.
+        budget: number of designs simulated in all.
+        errors: k.
+        batch: designs between two trainings.
+        seed: of every draw.
+        workers: handed to `parallel.run`: 0 is this process, n that many processes, or an executor.
+        timeout: seconds for one design; beyond it, its errors are infinite.
+        store: outcomes of earlier searches; what is found there is not simulated again, but counts.
+        keep: called with the archive after each batch, for whoever writes the best so far to disk.
+
+    Returns:
+        Everything simulated.
+    """
+    if budget < 1:
+        raise ValueError(f"budget is {budget}, but must be at least one simulation")
+    generator = np.random.default_rng(seed)
+    first = [np.asarray(d, dtype=float) for d in start]
+    archive = Archive.empty(len(space.bounds[0]), errors)
+    simulate_all(simulate, _new(np.array(first), archive)[:budget], archive, workers, timeout, store)
+    fruitless = turn = 0
+    while len(archive) < budget and fruitless < 3 * max(len(proposers), 1) and proposers:
+        if keep is not None:
+            keep(archive)
+        proposer, turn = proposers[turn % len(proposers)], turn + 1
+        designs = proposer(archive, space, min(batch, budget - len(archive)), generator)
+        fruitless = 0 if len(designs) else fruitless + 1
+        simulate_all(simulate, designs, archive, workers, timeout, store)
+    if keep is not None:
+        keep(archive)
+    return archive
+
+
+def simulate_all(
+    simulate: Simulate,
+    designs: np.ndarray,
+    archive: Archive,
+    workers: Any = 0,
+    timeout: float | None = None,
+    store: Store | None = None,
+) -> None:
+    """Simulate designs, or take them from the store, and append them in the order given, whatever finishes first.
+
+    A simulation that raises or exceeds `timeout` has infinite errors and objective.
+    """
+    done = {i: store[d] for i, d in enumerate(designs) if store is not None and d in store}
+    missing = [i for i in range(len(designs)) if i not in done]
+    failed = (math.inf, np.full(archive.errors.shape[1], math.inf))
+    for i, outcome in parallel.run(simulate, [designs[j] for j in missing], workers=workers, timeout=timeout):
+        row = missing[i]
+        done[row] = failed if isinstance(outcome, parallel.Failure) else outcome
+        if store is not None:
+            store[designs[row]] = done[row]  # at once, so that nothing finished is ever lost
+    for row, design in enumerate(designs):
+        archive.add(design, *done[row])

@@ -1,0 +1,86 @@
+"""Projection onto elements: exact, never negative, and affinities that vanish at Cantera's equilibrium only."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sciml.chemistry import Mechanism
+from sciml.chemistry.affinity import Affinity, basis_of
+from sciml.chemistry.conservation import Conservation
+
+
+def conservation(mechanism):
+    active = mechanism.composition.any(0)
+    return Conservation(torch.as_tensor(mechanism.composition[:, active] / mechanism.molar_masses[:, None]))
+
+
+@pytest.fixture(scope="module", params=["h2o2.yaml", "gri30.yaml"])
+def mechanism(request):
+    return Mechanism(request.param)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**31), st.floats(0.01, 3.0), st.floats(0.0, 0.7))
+def test_elements_are_exact_and_nothing_is_negative(mechanism_seed, strength, zeros):
+    rng = np.random.default_rng(mechanism_seed)
+    mechanism = _H2
+    old = torch.as_tensor(rng.dirichlet(np.full(mechanism.n_species, 0.1), 20))
+    proposed = old * torch.as_tensor(np.exp(strength * rng.normal(size=old.shape)))
+    proposed = torch.where(torch.as_tensor(rng.uniform(size=old.shape) < zeros), 0.0, proposed)
+    keep = conservation(mechanism)
+    new = keep(old, proposed, keep.moles(old))
+    assert (new >= 0).all()
+    assert (keep.moles(new) - keep.moles(old)).abs().max() < 1e-15
+    assert (new.sum(1) - 1).abs().max() < 1e-13
+
+
+_H2 = Mechanism("h2o2.yaml")
+
+
+def test_a_proposal_with_the_right_elements_is_taken_as_it_is(mechanism):
+    fuel = "CH4" if "CH4" in mechanism.species else "H2"
+    start = mechanism.state([1100.0, 1500.0], 101325.0, fuel=fuel, phi=[0.6, 1.5])
+    end = mechanism.equilibrium(start)[:, 2:]
+    old, proposed = torch.as_tensor(start[:, 2:]), torch.as_tensor(end)
+    keep = conservation(mechanism)
+    torch.testing.assert_close(keep(old, proposed, keep.moles(old)), proposed, rtol=1e-6, atol=1e-9)
+
+
+def test_a_defect_is_shared_rather_than_refused():
+    old = torch.as_tensor(_H2.state([1100.0], 101325.0)[:, 2:])
+    water = _H2.index("H2O")
+    proposed = old.clone()
+    proposed[0, water] += 0.01  # water from nothing
+    keep = conservation(_H2)
+    new = keep(old, proposed, keep.moles(old))
+    assert 0.003 < new[0, water] < 0.01  # most of it is made, of fuel and oxygen
+    assert new[0, _H2.index("O2")] < old[0, _H2.index("O2")]
+
+
+def test_affinities_vanish_at_equilibrium_and_only_there(mechanism):
+    fuel = "CH4" if "CH4" in mechanism.species else "H2"
+    start = mechanism.state([900.0, 1500.0, 2200.0], [1e5, 2e6, 5e4], fuel=fuel, phi=[0.6, 1.0, 1.7])
+    end = mechanism.equilibrium(start)
+    inert = {"AR", "N2"} if fuel == "H2" else {"AR"}
+    reactive = [k for k, name in enumerate(mechanism.species) if name not in inert]
+    affinity = Affinity.of(mechanism, reactive, basis_of(mechanism, reactive, end[:, 2:]))
+
+    def of(states):
+        x = torch.as_tensor(states)
+        return affinity(x[:, 0], x[:, 1], x[:, 2:], x[:, 2:].clamp_min(1e-300).log()).abs().amax(1)
+
+    assert (of(end) < 1e-6).all()
+    moved = end.copy()
+    moved[:, 0] += 1.0
+    assert (of(moved) > 1e-3).all()
+    assert (of(start) > 1.0).all()
+
+
+def test_the_basis_spans_all_atoms(mechanism):
+    reactive = list(range(mechanism.n_species))
+    fractions = np.random.default_rng(0).dirichlet(np.ones(mechanism.n_species), 3)
+    basis = basis_of(mechanism, reactive, fractions)
+    atoms = mechanism.composition
+    assert np.linalg.matrix_rank(atoms[basis]) == len(basis) == np.linalg.matrix_rank(atoms)
