@@ -4,8 +4,8 @@
 
 with f(0, v > 0) and f(1, v < 0) given, eps from 1 (few collisions) to 1e-2 (diffusion). The uncollided part is exact,
 the kernel of the collided rest is learned from the equation and applied to inflow that it never saw: random
-polynomials, waves in v, and fronts. The reference is discrete ordinates with diffusion synthetic acceleration, on two grids, so
-that its own error is known; errors are relative L2 over (x, v).
+polynomials, waves in v, and fronts. The reference is discrete ordinates with diffusion synthetic acceleration,
+on two grids, so that its own error is known; errors are relative L2 over (x, v).
 """
 
 from __future__ import annotations

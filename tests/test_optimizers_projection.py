@@ -65,7 +65,7 @@ def test_the_last_layer_is_the_least_squares_optimum(make):
 
 
 def test_the_projected_gradient_is_that_of_the_reduced_loss():
-    """The reduced loss min_c |r(theta, c)|^2 / 2 by central differences; Kaufman's Jacobian gives its exact gradient."""
+    """The reduced loss min_c |r(theta, c)|^2 / 2 by differences; Kaufman's Jacobian gives its exact gradient."""
     objective, model = least_squares(cases.variable_2d()), Dense(2, (5, 6), activation=tanh)
     batches = fixed(objective, 100, 60)
     solve = [VariableProjection(1, inner=False)]

@@ -1,4 +1,4 @@
-"""Second-order stages for `training.fit`: Gauss-Newton on per-sample Jacobians, self-scaled Broyden, variable projection."""
+"""Second-order stages of `training.fit`: Gauss-Newton on sample Jacobians, self-scaled Broyden, variable projection."""
 
 from sciml.optimizers.broyden import SSBroyden
 from sciml.optimizers.gaussnewton import GaussNewton, standard_errors

@@ -25,7 +25,6 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import LinearOperator, bicgstab, splu
-from torch import Tensor
 
 from sciml.calculus import Field
 from sciml.problem import Elliptic, Evolution

@@ -19,8 +19,10 @@ from sciml.domain import Ball, Box, Ellipsoid
 from sciml.networks import Activation, Hard, Mscale, parameter_count, sine
 from sciml.objective import Batch, LeastSquares, Penalty, Ritz
 from sciml.optimizers import GaussNewton, sample_jacobian, standard_errors
+from sciml.optimizers.jacobians import last_layer_of
 from sciml.problem import PDE, Dirichlet, Elliptic, Evolution
 from sciml.solution import Solution
+from sciml.solvers.automatic import automatic
 from sciml.solvers.hardbox import HardBox
 from sciml.training import Adam, Callback, Stage, fit
 
@@ -61,6 +63,10 @@ class Inverse(nn.Module):
 class MscaleSolver:
     """Solve a problem with a multi-scale network.
 
+    With nothing said about scales, widths, activation, energy, penalty, stages or network, all of it is chosen from the
+    spectrum of the problem and enriched until an error estimate meets the tolerance (`sciml.solvers.automatic`).
+    Otherwise, what is not given has the defaults named below.
+
     Attributes:
         scales: the alpha_i, one subnetwork each; None takes 1, 2, 4, 8, 16, 32 for an energy and 1, 2, 4 for residuals.
         widths: hidden widths of each subnetwork; None takes (50, 50) for an energy and (20, 20) for residuals.
@@ -76,6 +82,7 @@ class MscaleSolver:
         hard: satisfy boundary values by construction: a constant Dirichlet value on the whole boundary, or any
             Dirichlet and Initial values on whole faces of a box (`HardBox`); None does so for a constant on one box,
             ball or ellipsoid.
+        tolerance: relative L2 error to reach where everything is chosen from the problem, as the solver estimates it.
         adaptive: draw interior points in proportion to the residual, each with its weight (`LeastSquares.concentrate`);
             least squares only.
         balanced: instead of `penalty`, weigh the terms so that all pull equally on the network at the start
@@ -95,6 +102,7 @@ class MscaleSolver:
     interior: int = 2048
     boundary: int = 512
     hard: bool | None = None
+    tolerance: float = 1e-6
     adaptive: bool = False
     balanced: bool = False
     network: NetworkFactory | None = None
@@ -123,6 +131,8 @@ class MscaleSolver:
         if not isinstance(problem, (Elliptic, PDE, Evolution)):
             kind = type(problem).__name__
             raise TypeError(f"problem is a {kind}, but MscaleSolver accepts Elliptic, PDE and Evolution")
+        if self._chooses(problem):
+            return automatic(self, problem, seed, callbacks)
         stated = problem.pde() if isinstance(problem, Evolution) else problem
         generator = torch.Generator().manual_seed(seed)
         energy = self.ritz if self.ritz is not None else isinstance(stated, Elliptic)
@@ -176,11 +186,22 @@ class MscaleSolver:
             box=tuple(b.tolist() for b in problem.domain.bounds),  # type: ignore[arg-type]
         )
 
+    def _chooses(self, problem: Elliptic | PDE | Evolution) -> bool:
+        """Whether scales and training are left to the spectrum of the problem."""
+        given = (self.scales, self.widths, self.ritz, self.penalty, self.stages, self.network)
+        if any(option is not None for option in given) or self.activation is not sine or self.kind != 2:
+            return False
+        # jumps of the diffusion need the energy, unknown scalars a standard error at the end of one training
+        jumps = isinstance(problem, Elliptic) and bool(problem.interfaces)
+        return self.dtype == torch.float64 and not jumps and not getattr(problem, "unknowns", None)
+
     def _balanced(self, objective: LeastSquares, model: nn.Module, seed: int, hard: bool) -> LeastSquares:
         """The objective with all terms pulling equally at the start."""
         unit = LeastSquares(objective.problem, 1.0)
         batch = unit.sample(self.interior, self.boundary, torch.Generator().manual_seed(seed), sobol=True, hard=hard)
-        _, jacobian, slices = sample_jacobian(unit.residuals, model, batch.to(self.device, self.dtype))
+        # on the last layer, where it is known: enough to compare the terms, and cheap for a wide network
+        only = last_layer_of(model)
+        _, jacobian, slices = sample_jacobian(unit.residuals, model, batch.to(self.device, self.dtype), only=only)
         return unit.balanced({k: float(jacobian[rows].square().sum()) for k, rows in slices.items()})
 
     def _built_in(self, network: nn.Module, problem: Elliptic | PDE) -> nn.Module:

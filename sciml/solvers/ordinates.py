@@ -4,8 +4,8 @@
 
 Directions are the nodes of two Gauss rules, one for each half of [-1, 1]: at the walls the solution jumps at v = 0.
 Along each direction rho is taken as linear between the nodes of the grid and the rest is integrated exactly, which is
-of second order, positive and free of ringing however thick the cells are. The scattering is iterated; after each sweep a
-diffusion equation on the same grid predicts what further sweeps would add (diffusion synthetic acceleration), without
+of second order, positive and free of ringing however thick the cells are. The scattering is iterated; after each sweep
+a diffusion equation on the same grid predicts what further sweeps would add (diffusion synthetic acceleration), without
 which the iteration needs 1 / eps^2 sweeps.
 """
 
