@@ -222,6 +222,16 @@ class Dense(_Network):
         parts = [(layer.weight.detach().T, layer.bias.detach()) for layer in self._linears()]
         _initialise(parts, initialisation or suited(activation), generator, self._seen, torch.ones(1, dtype=dtype))
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Values ``(n,)``, or ``(n, outputs)``, at points ``(n, inputs)``."""
+        if self.shortcut or self.box is not None or x.ndim != 2 or x.shape[1] != self.inputs:
+            return super().forward(x)
+        *hidden, last = self._linears()  # values alone: half the passes over memory that an expansion takes
+        for layer in hidden:
+            x = self.activation(layer(x))
+        value = last(x)
+        return value.squeeze(-1) if self.outputs == 1 else value
+
     def _linears(self) -> list[nn.Linear]:
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 

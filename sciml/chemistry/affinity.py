@@ -81,18 +81,23 @@ class Affinity(nn.Module):
 
     def forward(self, T: Tensor, p: Tensor, Y: Tensor, logs: Tensor) -> Tensor:
         """(n, r) from T (n,), p (n,), Y (n, s) and the logarithms of Y."""
-        f = _functions(T)
-        values = torch.stack([f @ g.T for g in self.gibbs.unbind(0)], 1)
-        interval = (T.unsqueeze(-1) > self.breaks).sum(-1)
-        standard = values.gather(1, interval[:, None, None].expand(-1, 1, values.shape[2])).squeeze(1)
+        count, r = self.gibbs.shape[:2]
+        values = (self.gibbs.reshape(count * r, -1) @ _functions(T).T).reshape(count, r, -1)
+        if count == 2:
+            standard = torch.where(T > self.breaks, values[1], values[0])
+        else:
+            interval = (T > self.breaks[:, None]).sum(0)
+            standard = values.gather(0, interval.expand(1, r, -1)).squeeze(0)
         moles = Y @ (1 / self.molar_masses)
         level = (p / self.reference).log() - moles.log()
-        return standard + (logs - self.molar_masses.log()) @ self.reactions.T + level[:, None] * self.changes
+        logs = logs.T - self.molar_masses.log()[:, None]
+        return torch.addcmul(torch.addmm(standard, self.reactions, logs), self.changes[:, None], level).T
 
 
 def _functions(T: Tensor) -> Tensor:
     """1/T, ln T, T, T^2, T^3, T^4 and 1, the functions that g0/RT of seven-coefficient data is a sum of; (n, 7)."""
-    return torch.stack([1 / T, T.log(), T, T**2, T**3, T**4, torch.ones_like(T)], -1)
+    square = T * T
+    return torch.stack([1 / T, T.log(), T, square, square * T, square * square, torch.ones_like(T)], 0).T
 
 
 def _gibbs_of_heat_capacity(a: Tensor) -> Tensor:

@@ -35,45 +35,57 @@ class Conservation(nn.Module):
 
     def forward(self, old: Tensor, proposed: Tensor, elements: Tensor) -> Tensor:
         """Fractions (n, r) with the elements (n, e) of `old`, near to `proposed`, none of them negative."""
-        weight = old + proposed
-        gram = torch.einsum("nr,re,rf->nef", weight, self.atoms, self.atoms)
-        scale = torch.diagonal(gram, dim1=1, dim2=2).clamp_min(1e-300).rsqrt()
-        matrix = gram * scale[:, :, None] * scale[:, None, :]
-        y = proposed
+        # rows over the states, since passes along many states are the fast ones
+        e = self.atoms.shape[1]
+        old, y, elements, atoms = old.T, proposed.T, elements.T, self.atoms.T
+        weight = old + y
+        pairs = [(i, j) for i in range(e) for j in range(i + 1)]
+        first, second = (torch.tensor(side, device=atoms.device) for side in zip(*pairs, strict=True))
+        gram = (atoms.index_select(0, first) * atoms.index_select(0, second)) @ weight
+        diagonal = [i * (i + 3) // 2 for i in range(e)]
+        scale = [gram[k].clamp_min(1e-300).rsqrt() for k in diagonal]
+        lower = _cholesky([[gram[i * (i + 1) // 2 + j] * scale[i] * scale[j] for j in range(i + 1)] for i in range(e)])
+        scales = torch.stack(scale)
         for _ in range(2):  # the second pass removes what rounding left
-            multipliers = _solve(matrix, (elements - self.moles(y)) * scale) * scale
-            y = y + weight * (multipliers @ self.atoms.T)
-        reached = ((elements - self.moles(y)).abs() <= self.tolerance * elements + 1e-18).all(1, keepdim=True)
-        change = torch.where(reached, y - old, torch.zeros_like(y))
+            multipliers = _solve(lower, (elements - atoms @ y) * scales) * scales
+            y = torch.addcmul(y, weight, self.atoms @ multipliers)
+        defect = (elements - atoms @ y).abs()
+        reached = (defect <= self.tolerance * elements + 1e-18).all(0)
+        change = torch.where(reached, y - old, 0.0)
         # zero of nothing is no limit: a fraction that does not fall allows the whole step
-        allowed = torch.where(change < 0, old / (-change).clamp_min(1e-300), torch.ones_like(change))
-        theta = allowed.amin(1, keepdim=True).clamp(max=1.0)
-        return (old + theta * change).clamp_min(0.0)
+        allowed = torch.where(change < 0, old / (-change).clamp_min(1e-300), 1.0)
+        theta = allowed.amin(0).clamp(max=1.0)
+        return torch.addcmul(old, theta, change).clamp_min(0.0).T
 
 
-def _solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve small positive definite systems (n, e, e) by Cholesky's factors, written out so that graphs can hold it."""
-    e = right.shape[1]
+def _cholesky(matrix: list[list[Tensor]]) -> list[list[Tensor]]:
+    """Rows of the lower factor of small positive definite systems, written out so that graphs can hold it.
+
+    The diagonal holds reciprocals.
+    """
     lower: list[list[Tensor]] = []
-    for i in range(e):
+    for i, given in enumerate(matrix):
         row: list[Tensor] = []
         for j in range(i + 1):
-            total = matrix[:, i, j]
+            total = given[j]
             for k in range(j):
                 total = total - row[k] * (row[k] if i == j else lower[j][k])
             # 1e-13: the rank of a mixture of one species only
-            row.append((total + 1e-13).clamp_min(1e-13).sqrt() if i == j else total / lower[j][j])
+            row.append((total + 1e-13).clamp_min(1e-13).rsqrt() if i == j else total * lower[j][j])
         lower.append(row)
-    forward: list[Tensor] = []
+    return lower
+
+
+def _solve(lower: list[list[Tensor]], right: Tensor) -> Tensor:
+    """Solutions (e, n) of the systems with a factor of `_cholesky` and right-hand sides (e, n)."""
+    e = len(lower)
+    out = list(right.unbind(0))
     for i in range(e):
-        total = right[:, i]
         for k in range(i):
-            total = total - lower[i][k] * forward[k]
-        forward.append(total / lower[i][i])
-    back: list[Tensor] = [right[:, 0]] * e
+            out[i] = out[i] - lower[i][k] * out[k]
+        out[i] = out[i] * lower[i][i]
     for i in reversed(range(e)):
-        total = forward[i]
         for k in range(i + 1, e):
-            total = total - lower[k][i] * back[k]
-        back[i] = total / lower[i][i]
-    return torch.stack(back, 1)
+            out[i] = out[i] - lower[k][i] * out[k]
+        out[i] = out[i] * lower[i][i]
+    return torch.stack(out)

@@ -69,16 +69,17 @@ class Thermo(nn.Module):
     # --------------------------------------------------------------- mixtures
 
     def _mix(self, Y: Tensor) -> Tensor:
-        """Coefficients of the mixtures in every interval, (n, i, 8), J/kg."""
-        return (Y @ self.coefficients).reshape(*Y.shape[:-1], len(self.breaks) + 1, _COEFFICIENTS)
+        """Coefficients of the mixtures in every interval, (i, 8, n), J/kg: passes along n are the fast ones."""
+        return (self.coefficients.T @ Y.T).reshape(len(self.breaks) + 1, _COEFFICIENTS, -1)
 
     def _at(self, mixed: Tensor, T: Tensor) -> Tensor:
-        """The coefficients that hold at T, (n, 8). At a break the lower interval holds, as in Cantera."""
-        if not len(self.breaks):
-            return mixed[..., 0, :]
-        interval = (T.unsqueeze(-1) > self.breaks).sum(-1)
-        where = interval[..., None, None].expand(*interval.shape, 1, _COEFFICIENTS)
-        return mixed.gather(-2, where).squeeze(-2)
+        """The coefficients that hold at T, (8, n). At a break the lower interval holds."""
+        if len(self.breaks) == 0:
+            return mixed[0]
+        if len(self.breaks) == 1:
+            return torch.where(T > self.breaks, mixed[1], mixed[0])
+        interval = (T > self.breaks[:, None]).sum(0)
+        return mixed.gather(0, interval.expand(1, _COEFFICIENTS, -1)).squeeze(0)
 
     def gas_constant(self, Y: Tensor) -> Tensor:
         """R/W of the mixture, J/kg/K, (n,)."""
@@ -107,8 +108,8 @@ class Thermo(nn.Module):
     def enthalpies(self, T: Tensor) -> Tensor:
         """Specific enthalpy of each pure species, J/kg, (n, s)."""
         table = self.coefficients.reshape(len(self.molar_masses), len(self.breaks) + 1, _COEFFICIENTS)
-        everywhere = table.expand(*T.shape, *table.shape)
-        return _enthalpy(self._at(everywhere, T.unsqueeze(-1).expand(*T.shape, table.shape[0])), T.unsqueeze(-1))
+        interval = (T > self.breaks[:, None]).sum(0)
+        return _enthalpy(table.permute(1, 2, 0)[interval].permute(1, 2, 0), T).T
 
     def heat_release(self, T: Tensor, rates: Tensor) -> Tensor:
         """Heat set free by reactions, W/m3, (n,): -sum of h_k(T) times the mass rates.
@@ -132,7 +133,8 @@ class Thermo(nn.Module):
             h: J/kg, (n,).
             Y: (n, s).
             guess: K, (n,); 1000 K when None.
-            steps: this many iterations without looking at the error (for export); until converged when None.
+            steps: at most this many iterations, without an error (all of them where a graph is recorded); until
+                converged when None.
 
         Raises:
             RuntimeError: if `steps` is None and some row does not converge: its enthalpy is that of no temperature, or
@@ -148,18 +150,19 @@ class Thermo(nn.Module):
 
     def _temperature(self, goal: Tensor, Y: Tensor, guess: Tensor | None, steps: int | None, gas: Tensor) -> Tensor:
         mixed = self._mix(Y)
-        T = torch.full_like(goal, 1000.0) if guess is None else guess.clone()
-        rounding = 16 * torch.finfo(goal.dtype).eps
+        T = torch.full_like(goal, 1000.0) if guess is None else guess
+        # third order: what is left after a change of 1e-6 T is rounding
+        enough = 16 * torch.finfo(goal.dtype).eps if steps is None else 1e-6
+        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
         for _ in range(50 if steps is None else steps):
             local = self._at(mixed, T)
-            miss = _enthalpy(local, T) - gas * T - goal
             slope = _heat_capacity(local, T) - gas
-            newton = miss / slope
+            newton = (_enthalpy(local, T) - gas * T - goal) / slope
             curve = 1 - 0.5 * newton * _heat_capacity_slope(local, T) / slope
             # a state far from the guess may leave the region where the parabola helps
             change = newton / curve.clamp(0.5, 2.0)
             T = torch.maximum(T - change, 0.2 * T)
-            if steps is None and bool((change.abs() <= rounding * T).all()):
+            if not recorded and bool((change.abs() <= enough * T).all()):
                 return T
         if steps is not None:
             return T
@@ -170,18 +173,18 @@ class Thermo(nn.Module):
 
 
 def _enthalpy(a: Tensor, T: Tensor) -> Tensor:
-    polynomial = T * (a[..., 2] + T * (a[..., 3] / 2 + T * (a[..., 4] / 3 + T * (a[..., 5] / 4 + T * a[..., 6] / 5))))
-    return polynomial - a[..., 0] / T + a[..., 1] * torch.log(T) + a[..., 7]
+    inner = torch.addcmul(a[3] / 2, T, torch.addcmul(a[4] / 3, T, torch.addcmul(a[5] / 4, T, a[6], value=1 / 5)))
+    return torch.addcmul(a[7] - a[0] / T + a[1] * T.log(), T, torch.addcmul(a[2], T, inner))
 
 
 def _heat_capacity(a: Tensor, T: Tensor) -> Tensor:
-    polynomial = a[..., 2] + T * (a[..., 3] + T * (a[..., 4] + T * (a[..., 5] + T * a[..., 6])))
-    return polynomial + (a[..., 1] + a[..., 0] / T) / T
+    inner = torch.addcmul(a[3], T, torch.addcmul(a[4], T, torch.addcmul(a[5], T, a[6])))
+    return torch.addcmul(a[2] + (a[1] + a[0] / T) / T, T, inner)
 
 
 def _heat_capacity_slope(a: Tensor, T: Tensor) -> Tensor:
-    polynomial = a[..., 3] + T * (2 * a[..., 4] + T * (3 * a[..., 5] + T * 4 * a[..., 6]))
-    return polynomial - (a[..., 1] + 2 * a[..., 0] / T) / (T * T)
+    inner = torch.addcmul(2 * a[4], T, torch.addcmul(3 * a[5], T, a[6], value=4.0))
+    return torch.addcmul(a[3] - (a[1] + 2 * a[0] / T) / (T * T), T, inner)
 
 
 def _ranges(entry: Mapping[str, Any]) -> list[float]:
