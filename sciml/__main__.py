@@ -1,4 +1,4 @@
-"""The command `sciml`: list, run, resume, show, compare and bless experiments.
+"""The command `sciml`: list, run, resume, show, compare and bless experiments; the surrogates' commands are `commands`.
 
 The only place where strings from outside become objects. Every error is one sentence on stderr with exit code 2; set
 SCIML_TRACEBACK=1 to see where it came from. Ctrl-C (or SIGTERM, as batch systems send it) keeps the run for
@@ -21,10 +21,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sciml import commands
+
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Solve PDEs with multi-scale networks, beside honest references.",
+    help="Solve PDEs with multi-scale networks, and chemistry with surrogates, beside honest references.",
 )
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for run folders.")]
@@ -161,6 +163,10 @@ def bless(path: RunFolder) -> None:
     from sciml import experiments
 
     print(f"blessed: {experiments.bless(path)}")
+
+
+for _command in (commands.sample, commands.label, commands.train, commands.evaluate):
+    app.command()(_command)
 
 
 # ------------------------------------------------------------------------------------------------------------ printing

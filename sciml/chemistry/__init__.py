@@ -12,7 +12,9 @@ _ROOMS = {
     "labels": ("Dataset", "audit", "label"),
     "mechanism": ("Mechanism",),
     "reactors": ("Advanced",),
-    "sampling": ("Samples",),
+    "samples": ("Samples",),
+    "sampling": ("Ranges",),
+    "surrogate": ("Surrogate",),
     "thermo": ("Thermo",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

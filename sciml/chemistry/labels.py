@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from sciml import parallel
 from sciml.chemistry.mechanism import Mechanism, Reactor
-from sciml.chemistry.reactors import ATOL, RTOL, advance, trajectory
-from sciml.files import read_h5, write_h5
+from sciml.chemistry.reactors import ATOL, RTOL, Integrator, advance, trajectory
+from sciml.files import jsonable, read_h5, write_h5
 
 if TYPE_CHECKING:
     from sciml.chemistry.samples import Samples
@@ -51,6 +51,7 @@ class Dataset:
         rtol: of the integrator.
         atol: of the integrator.
         seed: of the sampling; None if not known.
+        ranges: of the charges that the states came from; see `sampling.Ranges`.
     """
 
     windows: Array
@@ -65,6 +66,7 @@ class Dataset:
     rtol: float = RTOL
     atol: float = ATOL
     seed: int | None = None
+    ranges: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -102,7 +104,7 @@ class Dataset:
         Raises:
             OSError: if it cannot be written, as on a full disk.
         """
-        named = ("origins", "left_out", "mechanism", "hash", "species", "dt", "reactor", "rtol", "atol", "seed")
+        named = [f.name for f in fields(self) if f.name not in ("windows", "origin")]
         description = {"kind": "labels", **{name: getattr(self, name) for name in named}}
         write_h5(path, description, {"windows": self.windows, "origin": self.origin})
 
@@ -115,7 +117,7 @@ class Dataset:
             ValueError: if it holds something else.
         """
         if not Path(path).exists() and _folder(path).exists():
-            raise FileNotFoundError(f"{path} is unfinished: {_standing(path)}; `resume` continues")
+            raise FileNotFoundError(f"{path} is unfinished: {standing(path)}; `resume` continues")
         description, arrays = _read(path, "labels")
         description["origins"], description["species"] = map(tuple, (description["origins"], description["species"]))
         return cls(windows=arrays["windows"], origin=arrays["origin"], **description)
@@ -143,6 +145,7 @@ def label(
     workers: int | Any = 0,
     chunk: int = 500,
     seed: int | None = None,
+    ranges: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Integrate every state and keep the windows in `path`; continue where an interrupted call with the same plan was.
@@ -159,6 +162,7 @@ def label(
         workers: see `parallel.run`.
         chunk: states of one job.
         seed: of the sampling, for the record.
+        ranges: of the sampling, for the record.
         progress: called with (finished, all) chunks.
 
     Returns:
@@ -174,6 +178,7 @@ def label(
     for name, value in (("steps", steps), ("chunk", chunk)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1")
+    Integrator(mechanism, reactor, rtol, atol)  # refuses impossible options before anything is written
     if not len(samples):
         raise ValueError("samples is empty, so there is nothing to label")
     settings = _Plan(
@@ -187,6 +192,7 @@ def label(
         atol,
         int(chunk),
         seed,
+        jsonable(ranges or {}),
     )
     folder = _folder(path)
     if (folder / "plan.h5").exists():
@@ -235,6 +241,7 @@ class _Plan:
     atol: float
     chunk: int
     seed: int | None
+    ranges: Mapping[str, Any]
 
 
 def _folder(path: str | Path) -> Path:
@@ -258,7 +265,8 @@ def _plan(path: str | Path) -> tuple[_Plan, Samples]:
     return _Plan(**stored), samples
 
 
-def _standing(path: str | Path) -> str:
+def standing(path: str | Path) -> str:
+    """How far an unfinished labelling is: `3 of 5 chunks are there`."""
     plan, samples = _plan(path)
     done = len(list(_folder(path).glob("chunk-*.h5")))
     return f"{done} of {-(-len(samples) // plan.chunk)} chunks are there"
@@ -307,6 +315,7 @@ def _carry_out(
         plan.rtol,
         plan.atol,
         plan.seed,
+        plan.ranges,
     )
     dataset.save(path)
     shutil.rmtree(folder)

@@ -11,8 +11,8 @@ decades, which is what decides the length of an induction. The network is float3
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -53,6 +53,7 @@ class Settings:
         reactive: indices of the species that take part in reactions; all others stay untouched.
         lmbda: of the Box-Cox transform.
         edges: temperatures (K) between the regions of the experts, ascending; empty for one network.
+        labels: how its labels were made: ranges of the charges, tolerances, seed, origins.
     """
 
     mechanism: str
@@ -64,6 +65,7 @@ class Settings:
     reactive: tuple[int, ...]
     lmbda: float = 0.1
     edges: tuple[float, ...] = ()
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Surrogate(nn.Module):

@@ -1,0 +1,298 @@
+"""Combustion surrogates: networks Y(t) -> Y(t + dt) instead of the stiff integrator (arXiv:2201.03549, 2401.01220).
+
+    dT/dt = -sum_k h_k w_k / (rho c_p),    dY_k/dt = w_k / rho    (adiabatic, constant pressure)
+
+States are sampled, labelled by CVODE over dt, learnt, and the surrogate is measured beside the integrator: ignition
+delays, one step, perturbed states, long rollouts, speed. Mechanisms are paths, files in a folder of CANTERA_DATA, or
+names that Cantera ships: `sciml run combustion dme --set mechanism=FILE`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sciml.chemistry import accuracy, labels
+from sciml.chemistry.mechanism import Mechanism
+from sciml.chemistry.recipe import Sampling, Training, draw, grid_of, train
+from sciml.chemistry.sampling import Ranges
+from sciml.chemistry.surrogate import Surrogate
+from sciml.results import Run
+
+ATM = 101325.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of a run.
+
+    Attributes:
+        task: train and measure a surrogate, show an ignition, or measure speed only.
+        mechanism: a path, or a name that Cantera finds.
+        fuel: by moles.
+        oxidiser: by moles.
+        temperatures: range of the charges, K.
+        pressures: range, atm.
+        phis: range of equivalence ratios.
+        dt: the step, s.
+        reactor: what the steps keep.
+        sampling: which states.
+        length: consecutive states that each label brings.
+        training: how they are learnt.
+        grid: temperatures and equivalence ratios of the ignitions that are compared.
+        two_stage: compare the first of two stages as well.
+        perturbations: ignitions that start from perturbed states.
+        long: steps of the rollouts that must stay bounded.
+        rest: steps from equilibrium, which must stay.
+        workers: processes that label; 0 is this one.
+        surrogate: the file of a trained one; empty takes the package's, or trains.
+    """
+
+    task: Literal["surrogate", "demo", "speed"] = "surrogate"
+    mechanism: str = "h2o2.yaml"
+    fuel: str = "H2"
+    oxidiser: str = "O2:1, N2:3.76"
+    temperatures: tuple[float, float] = (1000.0, 1500.0)
+    pressures: tuple[float, float] = (1.0, 1.0)
+    phis: tuple[float, float] = (0.5, 2.0)
+    dt: float = 1e-6
+    reactor: Literal["constant-pressure", "constant-volume"] = "constant-pressure"
+    sampling: Sampling = Sampling()
+    length: int = 8
+    training: Training = Training()
+    grid: tuple[int, int] = (6, 3)
+    two_stage: bool = False
+    perturbations: int = 40
+    long: int = 2000
+    rest: int = 10000
+    workers: int = 0
+    surrogate: str = ""
+
+
+_QUICK = {
+    "sampling": Sampling(states=600, ignitions=4),
+    "training": Training(widths=(32, 32), steps=200, batch=256, tuning=3),
+}
+VARIANTS = {
+    "paper": Config(workers=2),
+    "smoke": Config(**_QUICK, length=3, grid=(2, 1), perturbations=2, long=50, rest=50),  # type: ignore[arg-type]
+    "demo": Config(
+        task="demo",
+        sampling=Sampling(states=8000, ignitions=25),
+        training=Training(widths=(64, 64), steps=2500, batch=1024, tuning=60),
+    ),
+    "h2": Config(workers=2),
+    "speed": Config(task="speed"),
+    "drm19": Config(mechanism="ch4_drm19_21sp.yaml", fuel="CH4", temperatures=(1300.0, 1900.0), workers=2),
+    "gri30": Config(mechanism="gri30.yaml", fuel="CH4", temperatures=(1300.0, 1900.0), workers=2),
+    "dme": Config(
+        mechanism="dme_zhao2008_55sp.yaml",
+        fuel="CH3OCH3",
+        temperatures=(750.0, 1200.0),
+        pressures=(30.0, 50.0),
+        phis=(0.7, 1.5),
+        two_stage=True,
+        workers=2,
+    ),
+}
+
+
+def ranges_from(config: Config) -> Ranges:
+    """Where the charges lie, in Pa."""
+    low, high = config.pressures
+    return Ranges(config.fuel, config.temperatures, (low * ATM, high * ATM), config.phis, config.oxidiser)
+
+
+def run(config: Config, run: Run) -> dict[str, Any]:
+    """Carry out the task."""
+    mechanism = Mechanism(config.mechanism)
+    ranges_from(config).charges(mechanism, 1, np.random.default_rng(0))  # refuses a fuel that is not there, early
+    tasks = {"surrogate": measured, "demo": demonstrated, "speed": timed}
+    return tasks[config.task](config, run, mechanism)
+
+
+def obtained(config: Config, run: Run, mechanism: Mechanism) -> tuple[Surrogate, dict[str, Any]]:
+    """The surrogate of a file, of the package, or one trained now, and what it cost."""
+    shipped = Path(str(files("sciml.data") / "h2_surrogate.h5"))
+    named = config.surrogate or (str(shipped) if config.task != "surrogate" and shipped.exists() else "")
+    if named:
+        model = Surrogate.load(named)
+        if model.settings.hash == mechanism.hash:
+            return model, {"surrogate": Path(named).name}
+        if config.surrogate:
+            raise ValueError(f"surrogate {named} is that of {model.mechanism!r}, but mechanism is {config.mechanism!r}")
+    return trained(config, run, mechanism)
+
+
+def trained(config: Config, run: Run, mechanism: Mechanism) -> tuple[Surrogate, dict[str, Any]]:
+    """Sample, label and train, going on where an interrupted run was."""
+    clock = Clock()
+    path = run.path / "labels.h5"
+    if path.exists():
+        dataset = labels.Dataset.load(path)
+    else:
+        drawn = draw(mechanism, ranges_from(config), config.sampling, run.seed)
+        print(f"{len(drawn.samples)} states drawn in {clock.lap('sampling'):.1f} s", flush=True)
+        options: dict[str, Any] = {"reactor": config.reactor, "workers": config.workers, "seed": run.seed}
+        dataset = labels.label(
+            mechanism, drawn.samples, path, config.dt, config.length, ranges=drawn.recorded, **options
+        )
+        print(f"{len(dataset)} windows labelled in {clock.lap('labels'):.1f} s", flush=True)
+    audit = labels.audit(dataset, mechanism)
+    clock.lap("audit")
+    model, _ = train(dataset, mechanism, config.training, run.seed, run.path / "training.checkpoint.h5")
+    print(f"trained in {clock.lap('training'):.1f} s", flush=True)
+    model.save(run.path / "surrogate.h5")
+    (run.path / "training.checkpoint.h5").unlink(missing_ok=True)
+    return model, {
+        "seconds": clock.laps,
+        "pairs": len(dataset) * dataset.steps,
+        "left out": dict(dataset.left_out),
+        "label audit, worst": audit.worst,
+        "label audit, median": audit.median,
+    }
+
+
+class Clock:
+    """Wall times of stages."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self.begun = time.perf_counter()
+
+    def lap(self, name: str) -> float:
+        """Seconds since the last lap, kept under a name."""
+        now = time.perf_counter()
+        self.laps[name] = now - self.begun
+        self.begun = now
+        return self.laps[name]
+
+
+# ------------------------------------------------------------------ tasks
+
+
+def measured(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
+    """Train (or load) a surrogate and measure it in every way."""
+    model, cost = obtained(config, run, mechanism)
+    charges = grid_of(mechanism, ranges_from(config), config.grid)
+    found = accuracy.ignitions(model, mechanism, charges, two_stage=config.two_stage)
+    rng = np.random.default_rng([run.seed, 1])
+    test = held_out_pairs(config, mechanism, rng)
+    scales = accuracy.one_step(model, *test)
+    kicked = ranges_from(config).charges(mechanism, config.perturbations, rng)
+    recovery = accuracy.recovery(model, mechanism, kicked, rng)
+    steps = accuracy.speed(model, mechanism, test[0])
+    draw_ignitions(run, mechanism, found)
+    draw_scales(run, scales)
+    draw_speed(run, steps)
+    run.array("charges", charges)
+    run.array("delays", np.column_stack([found.exact, found.found]))
+    names = dict.fromkeys(row["species"] for row in scales)
+    metrics = {
+        **found.summary(),
+        "speed-up, largest batch": steps[-2]["speed-up"],
+        "microseconds, largest batch": steps[-1]["microseconds"],
+        "one step, mean relative error": accuracy.overall(scales),
+        **{f"perturbed: {k}": v for k, v in recovery.items()},
+        **accuracy.stability(model, charges, config.long),
+        **{f"equilibrium: {k}": v for k, v in accuracy.fixed_point(model, mechanism, charges[:3], config.rest).items()},
+        "training states outside the score's border": float((model.score(test[0]) > 1).mean()),
+    }
+    by_batch = {f"batch {row['batch']}, rtol {row['rtol']:g}": row for row in steps}
+    by_species = {name: {f"1e{r['decade']}": r["relative"] for r in scales if r["species"] == name} for name in names}
+    nested = {"speed": by_batch, "scales": by_species}
+    return {**metrics, **cost, **nested, "table": delay_table(charges, found)}
+
+
+def held_out_pairs(config: Config, mechanism: Mechanism, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """States along ignitions that were not trained on, and their successors."""
+    sampling = replace(config.sampling, kinds=("manifold",), states=1000, ignitions=5, flames=0)
+    states = draw(mechanism, ranges_from(config), sampling, int(rng.integers(2**31))).samples.states
+    done = mechanism.advance(states, config.dt, reactor=config.reactor)
+    return states[done.ok], done.states[done.ok]
+
+
+def delay_table(charges: np.ndarray, found: accuracy.Ignitions) -> list[dict[str, Any]]:
+    """A row for each charge."""
+    return [
+        {
+            "T (K)": float(state[0]),
+            "p (atm)": float(state[1] / ATM),
+            "delay, CVODE (us)": 1e6 * float(exact),
+            "delay error (%)": 100 * float(error),
+            "final T error (K)": float(final),
+        }
+        for state, exact, error, final in zip(charges, found.exact, found.error, found.final, strict=True)
+    ]
+
+
+def demonstrated(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
+    """Ignitions of the surrogate beside Cantera's."""
+    model, cost = obtained(config, run, mechanism)
+    low, high = config.temperatures
+    states = mechanism.state(np.array([low, (low + high) / 2, high]), ATM * config.pressures[0], config.fuel)
+    begun = time.perf_counter()
+    found = accuracy.ignitions(model, mechanism, states)
+    draw_ignitions(run, mechanism, found)
+    seconds = time.perf_counter() - begun
+    return {**found.summary(), **cost, "seconds of both": seconds, "table": delay_table(states, found)}
+
+
+def timed(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
+    """Processor time of a step against a reused CVODE reactor at two tolerances."""
+    model, cost = obtained(config, run, mechanism)
+    states, _ = held_out_pairs(config, mechanism, np.random.default_rng(run.seed))
+    rows = accuracy.speed(model, mechanism, states)
+    draw_speed(run, rows)
+    return {**cost, "table": rows}
+
+
+# ------------------------------------------------------------------ figures
+
+
+def draw_ignitions(run: Run, mechanism: Mechanism, found: accuracy.Ignitions) -> None:
+    """Temperatures and the largest radical over time, for at most six of the charges."""
+    chosen = np.unique(np.linspace(0, len(found.states) - 1, 6).astype(int))
+    radical = next((k for k in ("OH", "oh") if k in mechanism.species), mechanism.species[-1])
+    column = 2 + mechanism.index(radical)
+    with run.figure("ignition", height=6.0) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        for index in chosen:
+            true, ours = found.reference[index], found.rollout[index]
+            times = found.dt * np.arange(len(true)) / found.exact[index]
+            (line,) = upper.plot(times, true[:, 0], alpha=0.5, label=f"{true[0, 0]:.0f} K")
+            upper.plot(times, ours[:, 0], "--", color=line.get_color())
+            lower.semilogy(times, np.maximum(true[:, column], 1e-20), alpha=0.5, color=line.get_color())
+            lower.semilogy(times, np.maximum(ours[:, column], 1e-20), "--", color=line.get_color())
+        upper.set(ylabel="T (K)", title="lines: CVODE; dashed: surrogate")
+        upper.legend()
+        lower.set(xlabel="time / ignition delay", ylabel=f"mass fraction of {radical}", ylim=(1e-15, 1))
+
+
+def draw_scales(run: Run, rows: list[dict[str, Any]]) -> None:
+    """Relative error of one step against the magnitude of the fraction."""
+    with run.figure("scales") as figure:
+        axes = figure.subplots()
+        for species in dict.fromkeys(row["species"] for row in rows):
+            mine = [row for row in rows if row["species"] == species]
+            axes.semilogy([r["decade"] for r in mine], [max(r["relative"], 1e-6) for r in mine], "o-", label=species)
+        axes.set(xlabel="log10 of the mass fraction", ylabel="mean error of one step / mean change")
+        axes.legend(ncols=2, fontsize=7)
+
+
+def draw_speed(run: Run, rows: list[dict[str, float]]) -> None:
+    """Microseconds of a state against the size of the batch."""
+    with run.figure("speed") as figure:
+        axes = figure.subplots()
+        loose = [row for row in rows if row["rtol"] == rows[0]["rtol"]]
+        axes.loglog([r["batch"] for r in loose], [r["microseconds"] for r in loose], "o-", label="surrogate")
+        for rtol in dict.fromkeys(row["rtol"] for row in rows):
+            mine = [row for row in rows if row["rtol"] == rtol]
+            axes.axhline(mine[0]["CVODE, microseconds"], ls="--", label=f"CVODE, rtol {rtol:g}", color="0.5")
+        axes.set(xlabel="states in a batch", ylabel="microseconds for a state, one core")
+        axes.legend()

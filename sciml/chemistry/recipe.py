@@ -1,0 +1,254 @@
+"""From a mechanism to a surrogate: which states are drawn, labelled and learnt.
+
+`Sampling` says which kinds of states and how many, `Training` how they are learnt. A file of drawn states knows its
+mechanism and ranges; so do the labels made of it, and the surrogate trained on those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from sciml.chemistry.samples import Samples, concatenate, fractions_within, heat_release_within
+from sciml.chemistry.sampling import Ranges, evolved, manifold, monte_carlo, multi_scale, perturbed
+from sciml.files import read_h5, write_h5
+
+if TYPE_CHECKING:
+    from sciml.chemistry.labels import Dataset
+    from sciml.chemistry.mechanism import Mechanism
+    from sciml.chemistry.surrogate import Surrogate
+    from sciml.training import History
+
+__all__ = ["KINDS", "Drawn", "Sampling", "Training", "draw", "grid_of", "ranges_of", "train"]
+
+Progress = Callable[[int, int], None]
+KINDS = ("manifold", "perturbed", "multi-scale", "evolution", "monte carlo")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which states are drawn.
+
+    Args:
+        kinds: of `KINDS`, in equal shares: trajectories of igniting charges; these with fractions raised to powers
+            around 1; compositions uniform in Box-Cox space; these followed along their own trajectories; compositions
+            uniform in the fractions themselves.
+        states: how many in all, before filters.
+        ignitions: trajectories of the manifold.
+        flames: one-dimensional flames of the manifold.
+        alpha: largest change of the power.
+        factor: drawn states are kept if no species and no heat release exceeds so many times the manifold's; 0 keeps
+            all.
+    """
+
+    kinds: tuple[str, ...] = ("manifold", "perturbed", "evolution")
+    states: int = 30000
+    ignitions: int = 60
+    flames: int = 0
+    alpha: float = 0.1
+    factor: float = 10.0
+
+    def __post_init__(self) -> None:
+        wrong = [kind for kind in self.kinds if kind not in KINDS]
+        if wrong or not self.kinds:
+            raise ValueError(f"kinds is {', '.join(self.kinds)!r}, but must be some of {', '.join(KINDS)}")
+        if self.states < len(self.kinds) or self.ignitions < 1 or self.flames < 0:
+            raise ValueError(
+                f"states ({self.states}) must be at least one of each kind, ignitions ({self.ignitions}) at least 1"
+                f" and flames ({self.flames}) not negative"
+            )
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a surrogate learns.
+
+    Args:
+        widths: hidden layers.
+        steps: of Adam on pairs of states.
+        lr: its learning rate, falling to zero along a cosine.
+        batch: pairs per step.
+        tuning: steps of Adam on rollouts over the windows of the labels; 0 for none.
+        edges: temperatures (K) between experts; empty for one network.
+    """
+
+    widths: tuple[int, ...] = (96, 96, 96)
+    steps: int = 12000
+    lr: float = 2e-3
+    batch: int = 4096
+    tuning: int = 600
+    edges: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Drawn states and all that says how they came about.
+
+    Attributes:
+        samples: the states, their origins and what filters refused.
+        mechanism: the string that names the mechanism.
+        hash: of its content.
+        ranges: of the charges.
+        seed: of the draws.
+    """
+
+    samples: Samples
+    mechanism: str
+    hash: str
+    ranges: Ranges
+    seed: int
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The ranges, as labels and surrogates remember them."""
+        return asdict(self.ranges)
+
+    def save(self, path: str | Path) -> None:
+        """Write one HDF5 file, atomically."""
+        samples = self.samples
+        description = {
+            "kind": "states",
+            "mechanism": self.mechanism,
+            "hash": self.hash,
+            "ranges": self.recorded,
+            "seed": self.seed,
+            "origins": samples.origins,
+            "left_out": dict(samples.left_out),
+        }
+        write_h5(path, description, {"states": samples.states, "origin": samples.origin})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it holds something else.
+        """
+        told, arrays = read_h5(path)
+        if told.get("kind") != "states":
+            raise ValueError(f"{path} holds {told.get('kind')!r}, but states are wanted: the file of `sciml sample`")
+        samples = Samples(arrays["states"], arrays["origin"], tuple(told["origins"]), told["left_out"])
+        return cls(samples, told["mechanism"], told["hash"], ranges_of(told["ranges"]), told["seed"])
+
+
+def ranges_of(stored: dict[str, Any]) -> Ranges:
+    """Ranges from what JSON keeps of them."""
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    return Ranges(**given)
+
+
+def grid_of(mechanism: Mechanism, ranges: Ranges, counts: tuple[int, int]) -> np.ndarray:
+    """Charges (n, 2+s) on a grid of temperatures and equivalence ratios, ends included, at pressures of the range."""
+    T, phi = np.linspace(*ranges.T, counts[0]), np.geomspace(*ranges.phi, counts[1])
+    T, phi = (v.reshape(-1) for v in np.meshgrid(T, phi, indexing="ij"))
+    # shares by the golden ratio: every part of the grid meets every pressure
+    share = np.modf(0.6180339887 * np.arange(len(T)))[0]
+    p = ranges.p[0] * (ranges.p[1] / ranges.p[0]) ** share
+    return np.atleast_2d(mechanism.state(T, p, ranges.fuel, ranges.oxidiser, phi))
+
+
+def draw(
+    mechanism: Mechanism,
+    ranges: Ranges,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Drawn:
+    """Draw states of all kinds asked for, filter, deduplicate and shuffle them.
+
+    Args:
+        mechanism: the chemistry.
+        ranges: of the charges.
+        sampling: which states.
+        seed: of all draws.
+        progress: called with (done, all) trajectories.
+
+    Raises:
+        ValueError: if the fuel is not in the mechanism, or nothing burns.
+    """
+    sampling = sampling or Sampling()
+    generator = np.random.default_rng(seed)
+    each = sampling.states // len(sampling.kinds)
+    points = max(each // (sampling.ignitions + sampling.flames), 20)
+    base = manifold(mechanism, ranges, generator, sampling.ignitions, 0, sampling.flames, points, progress)
+    top = np.minimum(1.0, max(sampling.factor, 1.0) * base.states[:, 2:].max(axis=0))
+    parts = []
+    for kind in sampling.kinds:
+        if kind == "manifold":
+            # every trajectory brings one fresh charge; more of them, since every use of the surrogate begins there
+            fresh = ranges.charges(mechanism, max(each // 10, 1), generator)
+            parts += [base, Samples(fresh, np.zeros(len(fresh), dtype=np.int64), ("charge",))]
+            continue
+        if kind == "perturbed":
+            found = perturbed(mechanism, base, each, generator, sampling.alpha, temperature=0.02)
+        elif kind == "monte carlo":
+            found = monte_carlo(mechanism, ranges, each, generator, top)
+        elif kind == "multi-scale":
+            found = multi_scale(mechanism, ranges, each, generator, ceiling=top)
+        else:
+            first = multi_scale(mechanism, ranges, max(each // 6, 1), generator, ceiling=top)
+            found = evolved(mechanism, first, generator, progress=progress)
+        if sampling.factor:
+            limits = {
+                "fractions beyond the manifold's": fractions_within(base.states, sampling.factor),
+                "heat release beyond the manifold's": heat_release_within(base.states, sampling.factor),
+            }
+            found = found.filtered(mechanism, limits)
+        parts.append(found)
+    samples = concatenate(parts).deduplicated().shuffled(generator)
+    return Drawn(samples, mechanism.source, mechanism.hash, ranges, seed)
+
+
+def train(
+    dataset: Dataset,
+    mechanism: Mechanism,
+    training: Training | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+) -> tuple[Surrogate, History]:
+    """Train a surrogate on labels; it remembers how they were made.
+
+    Args:
+        dataset: of `mechanism`.
+        mechanism: the chemistry.
+        training: how.
+        seed: of parameters and batches.
+        checkpoint: file of the training on pairs, to resume from.
+
+    Raises:
+        ValueError: if the labels are those of another mechanism.
+    """
+    from sciml.chemistry.surrogate import Surrogate
+    from sciml.training import Adam, cosine
+
+    dataset.check(mechanism)
+    training = training or Training()
+    windows = dataset.windows if dataset.steps > 1 and training.tuning else None
+    model, history = Surrogate.fit(
+        dataset.states,
+        dataset.next_states,
+        mechanism,
+        dataset.dt,
+        dataset.reactor,
+        training.widths,
+        training.edges,
+        [Adam(training.steps, lr=training.lr, schedule=cosine)],
+        windows,
+        [Adam(training.tuning, lr=training.lr / 10, schedule=cosine)] if windows is not None else (),
+        training.batch,
+        seed=seed,
+        checkpoint=checkpoint,
+    )
+    model.settings = replace(model.settings, labels=_origin(dataset))
+    return model, history
+
+
+def _origin(dataset: Dataset) -> dict[str, Any]:
+    """How labels were made, for the file of the surrogate and its exports."""
+    named = ("ranges", "rtol", "atol", "seed", "origins", "left_out")
+    return {"pairs": len(dataset) * dataset.steps, **{name: getattr(dataset, name) for name in named}}

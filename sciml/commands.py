@@ -1,0 +1,236 @@
+"""The commands between a mechanism and a surrogate: sample, label, train, evaluate.
+
+Each reads one file and writes the next: states, labels, a surrogate, its errors. Options are
+numbers and names; nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sciml.options import parse
+
+if TYPE_CHECKING:
+    from sciml.chemistry.mechanism import Mechanism
+    from sciml.chemistry.sampling import Ranges
+
+__all__ = ["evaluate", "label", "sample", "train"]
+
+ATM = 101325.0
+Fuel = Annotated[str, typer.Option("--fuel", help="By moles: one species, or amounts such as CH4:0.9,H2:0.1.")]
+Oxidiser = Annotated[str, typer.Option("--oxidiser", help="By moles.")]
+Temperatures = Annotated[str, typer.Option("--temperatures", help="Range of the charges, K.")]
+Pressures = Annotated[str, typer.Option("--pressures", help="Range, atm.")]
+Phis = Annotated[str, typer.Option("--phis", help="Range of equivalence ratios.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of all random draws.")]
+Other = Annotated[
+    str | None, typer.Option("--mechanism", help="Where the mechanism is now; as recorded in the file if left out.")
+]
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal, nothing elsewhere: a function of (done, all)."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _range(text: str, name: str) -> tuple[float, float]:
+    found = parse(text, tuple[float, ...], name)
+    if len(found) not in (1, 2):
+        raise ValueError(f"{name} is {text!r}, but must be one number or two, LOW,HIGH")
+    return found[0], found[-1]
+
+
+def _ranges(fuel: str, oxidiser: str, temperatures: str, pressures: str, phis: str) -> Ranges:
+    from sciml.chemistry.sampling import Ranges
+
+    low, high = _range(pressures, "--pressures")
+    T, phi = _range(temperatures, "--temperatures"), _range(phis, "--phis")
+    return Ranges(fuel, T, (low * ATM, high * ATM), phi, oxidiser)
+
+
+def _mechanism(recorded: str, given: str | None, hash: str, what: str) -> Mechanism:
+    """The mechanism of a file, refused if its content is another one."""
+    from sciml.chemistry.mechanism import Mechanism
+
+    mechanism = Mechanism(given or recorded)
+    if mechanism.hash != hash:
+        raise ValueError(f"{what} belongs to mechanism {recorded!r}, but {mechanism.source!r} has other content")
+    return mechanism
+
+
+def sample(
+    mechanism: Annotated[str, typer.Argument(help="A Cantera file: a path, or a name that Cantera finds.")],
+    out: Annotated[Path, typer.Option("--out", help="The file of states.")] = Path("states.h5"),
+    fuel: Fuel = "H2",
+    oxidiser: Oxidiser = "O2:1, N2:3.76",
+    temperatures: Temperatures = "1000,1500",
+    pressures: Pressures = "1",
+    phis: Phis = "0.5,2",
+    kinds: Annotated[str, typer.Option("--kinds", help="Of states, see `sciml.chemistry.recipe`.")] = (
+        "manifold,perturbed,evolution"
+    ),
+    states: Annotated[int, typer.Option("--states", help="How many, before filters.")] = 30000,
+    ignitions: Annotated[int, typer.Option("--ignitions", help="Trajectories of the manifold.")] = 60,
+    flames: Annotated[int, typer.Option("--flames", help="One-dimensional flames of the manifold.")] = 0,
+    seed: Seed = 0,
+) -> None:
+    """Draw states of a mechanism to learn from."""
+    from sciml.chemistry.mechanism import Mechanism
+    from sciml.chemistry.recipe import Sampling, draw
+
+    chosen = Sampling(parse(kinds, tuple[str, ...], "--kinds"), states, ignitions, flames)
+    ranges = _ranges(fuel, oxidiser, temperatures, pressures, phis)
+    _writable(out)
+    with _bar("trajectories") as progress:
+        drawn = draw(Mechanism(mechanism), ranges, chosen, seed, progress)
+    drawn.save(out)
+    _counted(drawn.samples)
+    print(f"states: {out}")
+
+
+def _writable(out: Path) -> None:
+    """Refuse, before hours of work, a place where nothing can be written."""
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {out.parent} to write {out.name} into")
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder, but must be a file to write")
+
+
+def _counted(found: Any) -> None:
+    """How many of each origin, and how many were left out by what."""
+    import numpy as np
+
+    for name, number in zip(found.origins, np.bincount(found.origin, minlength=len(found.origins)), strict=True):
+        print(f"{number} {name}")
+    for name, number in found.left_out.items():
+        if number:
+            print(f"{number} left out: {name}")
+
+
+def label(
+    states: Annotated[Path, typer.Argument(help="The file of `sciml sample`.")],
+    out: Annotated[Path, typer.Option("--out", help="The file of labels.")] = Path("labels.h5"),
+    dt: Annotated[float, typer.Option("--dt", help="The step, s.")] = 1e-6,
+    steps: Annotated[int, typer.Option("--steps", help="Successors of each state.")] = 8,
+    reactor: Annotated[str, typer.Option("--reactor", help="constant-pressure or constant-volume.")] = (
+        "constant-pressure"
+    ),
+    rtol: Annotated[float, typer.Option("--rtol", help="Of CVODES.")] = 1e-9,
+    atol: Annotated[float, typer.Option("--atol", help="Of CVODES.")] = 1e-15,
+    workers: Annotated[int, typer.Option("--workers", help="Processes; 0 is this one.")] = 0,
+    chunk: Annotated[int, typer.Option("--chunk", help="States of one job; finished jobs survive a crash.")] = 500,
+    mechanism: Other = None,
+) -> None:
+    """Integrate every state over the steps; an interrupted labelling goes on where it was."""
+    from sciml.chemistry import labels
+    from sciml.chemistry.recipe import Drawn
+
+    drawn = Drawn.load(states)
+    _writable(out)
+    gas = _mechanism(drawn.mechanism, mechanism, drawn.hash, str(states))
+    options: dict[str, Any] = {"reactor": reactor, "rtol": rtol, "atol": atol, "workers": workers, "chunk": chunk}
+    try:
+        with _bar("chunks") as progress:
+            dataset = labels.label(
+                gas, drawn.samples, out, dt, steps, seed=drawn.seed, ranges=drawn.recorded, progress=progress, **options
+            )
+    except KeyboardInterrupt:
+        print(f"interrupted; {labels.standing(out)}, and the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
+    _counted(dataset)
+    audit = labels.audit(dataset, gas)
+    print(f"labels change by {audit.worst:.1e} (worst species) of a step at rtol {audit.rtol:g}, atol {audit.atol:g}")
+    print(f"labels: {out}")
+
+
+def train(
+    labels: Annotated[Path, typer.Argument(help="The file of `sciml label`.")],
+    out: Annotated[Path, typer.Option("--out", help="The file of the surrogate.")] = Path("surrogate.h5"),
+    widths: Annotated[str, typer.Option("--widths", help="Hidden layers.")] = "96,96,96",
+    steps: Annotated[int, typer.Option("--steps", help="Of Adam on pairs.")] = 12000,
+    tuning: Annotated[int, typer.Option("--tuning", help="Steps of Adam on rollouts; 0 for none.")] = 600,
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 2e-3,
+    batch: Annotated[int, typer.Option("--batch", help="Pairs in a step.")] = 4096,
+    edges: Annotated[str, typer.Option("--edges", help="Temperatures (K) between experts.")] = "",
+    seed: Seed = 0,
+    mechanism: Other = None,
+) -> None:
+    """Train a surrogate on labels; an interrupted training goes on from its last checkpoint."""
+    from sciml.chemistry.labels import Dataset
+    from sciml.chemistry.recipe import Training
+    from sciml.chemistry.recipe import train as learn
+
+    dataset = Dataset.load(labels)
+    _writable(out)
+    gas = _mechanism(dataset.mechanism, mechanism, dataset.hash, str(labels))
+    between = parse(edges, tuple[float, ...], "--edges") if edges else ()
+    chosen = Training(parse(widths, tuple[int, ...], "--widths"), steps, lr, batch, tuning, between)
+    checkpoint = out.with_name(out.name + ".checkpoint.h5")
+    try:
+        model, history = learn(dataset, gas, chosen, seed, checkpoint)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on from {checkpoint}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    model.save(out)
+    checkpoint.unlink(missing_ok=True)
+    print(f"{len(dataset) * dataset.steps} pairs, {history.seconds:.0f} s, {'; '.join(history.reasons)}")
+    print(f"surrogate: {out}")
+
+
+def evaluate(
+    surrogate: Annotated[Path, typer.Argument(help="The file of `sciml train`.")],
+    temperatures: Annotated[str | None, typer.Option("--temperatures", help="Of charges, K; recorded if left out.")] = (
+        None
+    ),
+    phis: Annotated[str | None, typer.Option("--phis", help="Of charges; recorded if left out.")] = None,
+    pressures: Annotated[str | None, typer.Option("--pressures", help="Atm; recorded if left out.")] = None,
+    grid: Annotated[str, typer.Option("--grid", help="How many temperatures and equivalence ratios.")] = "6,3",
+    two_stage: Annotated[bool, typer.Option("--two-stage", help="Compare the first stage of ignition too.")] = False,
+    perturbations: Annotated[int, typer.Option("--perturbations", help="Ignitions from perturbed states.")] = 20,
+    steps: Annotated[int, typer.Option("--steps", help="Of the rollouts that must stay bounded.")] = 2000,
+    seed: Seed = 0,
+    mechanism: Other = None,
+) -> None:
+    """Measure a surrogate beside its mechanism: ignition delays, perturbed states, long rollouts, speed."""
+    import numpy as np
+
+    from sciml.chemistry import accuracy
+    from sciml.chemistry.recipe import grid_of, ranges_of
+    from sciml.chemistry.surrogate import Surrogate
+
+    model = Surrogate.load(surrogate)
+    gas = _mechanism(model.mechanism, mechanism, model.settings.hash, str(surrogate))
+    stored = dict(model.settings.labels).get("ranges")
+    if not stored:
+        raise ValueError(f"{surrogate} does not say which charges it was trained on, so it cannot be evaluated here")
+    for name, text, unit in (("T", temperatures, 1.0), ("p", pressures, ATM), ("phi", phis, 1.0)):
+        if text is not None:
+            stored[name] = [unit * v for v in _range(text, name)]
+    ranges, rng = ranges_of(stored), np.random.default_rng(seed)
+    count = parse(grid, tuple[int, int], "--grid")
+    charges = grid_of(gas, ranges, count)
+    found = accuracy.ignitions(model, gas, charges, two_stage=two_stage)
+    told: dict[str, Any] = found.summary()
+    kicked = ranges.charges(gas, perturbations, rng)
+    told |= {f"perturbed: {k}": v for k, v in accuracy.recovery(model, gas, kicked, rng).items()}
+    told |= accuracy.stability(model, charges, steps)
+    for row in accuracy.speed(model, gas, np.concatenate([path[::5] for path in found.reference])):
+        told[f"speed-up at batch {row['batch']}, rtol {row['rtol']:g}"] = row["speed-up"]
+    for name, value in told.items():
+        print(f"{name}: {value:.4g}")

@@ -1,0 +1,71 @@
+"""The combustion problem: its smallest runs leave figures and numbers, and refuse what cannot be."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from sciml.__main__ import command
+from sciml.chemistry import Mechanism, Surrogate
+from sciml.chemistry.recipe import grid_of
+from sciml.problems import combustion
+
+TINY = ["--set", "sampling.states=60", "--set", "sampling.ignitions=2", "--set", "training.steps=5"]
+TINY += ["--set", "training.widths=8", "--set", "training.tuning=2", "--set", "length=2"]
+
+
+def folder(path):
+    (found,) = path.glob("combustion-*")
+    return found
+
+
+def test_smoke_measures_and_draws_everything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command(["run", "combustion", "smoke", *TINY]) == 0
+    path = folder(tmp_path / "runs")
+    names = {p.name for p in path.iterdir()}
+    assert {"labels.h5", "surrogate.h5", "ignition.png", "scales.png", "speed.png", "metrics.json"} <= names
+    metrics = json.loads((path / "metrics.json").read_text())
+    assert metrics["element drift"] < 1e-10 and metrics["smallest fraction"] >= 0
+    assert metrics["sum of fractions"] < 1e-12
+    assert len(metrics["table"]) == 2 and set(metrics["seconds"]) == {"sampling", "labels", "audit", "training"}
+    assert metrics["label audit, worst"] < 1e-3
+    assert "OH" in metrics["scales"] and len(metrics["speed"]) == 6
+    model = Surrogate.load(path / "surrogate.h5")
+    assert model.mechanism == "h2o2.yaml"
+
+
+def test_demo_shows_a_trained_surrogate_beside_cantera(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command(["run", "combustion", "demo", *TINY, "--set", "mechanism=h2o2.yaml"]) == 0
+    path = folder(tmp_path / "runs")
+    assert (path / "ignition.png").stat().st_size > 10_000
+    assert len(json.loads((path / "metrics.json").read_text())["table"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("mechanism=nothing.yaml", "mechanism 'nothing.yaml' was not found"),
+        ("fuel=CH4", "species 'CH4' is not in mechanism"),
+        ("temperatures=1500,1000", "which is empty"),
+        ("sampling.kinds=magic", "kinds is 'magic'"),
+        ("surrogate=nothing.h5", "nothing.h5 does not exist"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_and_no_folder(tmp_path, monkeypatch, capsys, override, words):
+    monkeypatch.chdir(tmp_path)
+    assert command(["run", "combustion", "smoke", "--set", override]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_held_out_charges_fill_the_ranges():
+    config = dataclasses.replace(combustion.VARIANTS["dme"], fuel="H2", grid=(4, 3))
+    charges = grid_of(Mechanism("h2o2.yaml"), combustion.ranges_from(config), config.grid)
+    assert charges.shape == (12, 12)
+    assert (charges[:, 0].min(), charges[:, 0].max()) == (750.0, 1200.0)
+    atm = charges[:, 1] / combustion.ATM
+    assert 30 <= atm.min() < 33 and 47 < atm.max() <= 50
+    assert len(np.unique(atm.round(6))) == 12
