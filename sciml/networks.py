@@ -440,9 +440,9 @@ class Hard(nn.Module):
             raise ValueError(
                 "t is an expansion after another map, but boundary values are built in at points of the domain"
             )
-        result = self.network.taylor(t) * _field_taylor(self.domain.factor, t)  # type: ignore[operator]
+        result = self.network.taylor(t) * field_taylor(self.domain.factor, t)  # type: ignore[operator]
         if self.lift is not None:
-            return result + _field_taylor(self.lift, t)
+            return result + field_taylor(self.lift, t)
         return Taylor(result.value + self.boundary, result.first, result.lap, result.second, result.pairs)
 
     def describe(self) -> dict[str, Any]:
@@ -514,7 +514,7 @@ def _is_seed(t: Taylor) -> bool:
     return torch.equal(first[:, 0], torch.eye(len(first), dtype=first.dtype, device=first.device))
 
 
-def _field_taylor(field: Callable[[Tensor], Tensor], t: Taylor) -> Taylor:
+def field_taylor(field: Callable[[Tensor], Tensor], t: Taylor) -> Taylor:
     """The expansion of any field at the points of a seed."""
     order = 0 if t.first is None else 1 if t.lap is None and t.second is None else 2
     pairs = t.pairs if t.second is not None else None

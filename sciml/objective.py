@@ -23,7 +23,7 @@ from sciml.problem import PDE, Elliptic, Evolution
 
 Penalty = float | Callable[[float], float] | Mapping[str, float]
 
-__all__ = ["Batch", "Block", "LeastSquares", "Objective", "Ritz", "least_squares", "ritz", "staged"]
+__all__ = ["Batch", "Block", "LeastSquares", "Objective", "Residuals", "Ritz", "least_squares", "ritz", "staged"]
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,25 @@ def _is_system(problem: Elliptic | PDE) -> bool:
     return isinstance(problem, PDE) and problem.components > 1
 
 
-class LeastSquares(_Sampled):
+class Residuals:
+    """Terms that are squared norms of vectors: all that Gauss-Newton methods need, for whatever should vanish."""
+
+    def vectors(self, field: Field, batch: Batch) -> dict[str, Tensor]:
+        """Weighted residuals by term, in the order of the batch's blocks; each row depends on one point."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what should vanish")
+
+    def terms(self, field: Field, batch: Batch) -> dict[str, Tensor]:
+        """Named squared norms."""
+        return {name: v.square().sum() for name, v in self.vectors(field, batch).items()}
+
+    def residuals(self, field: Field, batch: Batch) -> Tensor:
+        """R with loss = |r|^2 / 2."""
+        return 2**0.5 * torch.cat(list(self.vectors(field, batch).values()))
+
+    metric_vector = residuals
+
+
+class LeastSquares(_Sampled, Residuals):
     """Integral of the squared residual plus penalised mismatch of every condition.
 
     loss = int |R(u)|^2 / scale + sum_k penalty_k int |mismatch_k|^2, with loss = |residuals|^2 / 2.
@@ -329,16 +347,6 @@ class LeastSquares(_Sampled):
         """
         penalties = {k: traces["interior"] / max(v, 1e-300) for k, v in traces.items() if k != "interior"}
         return LeastSquares(self.problem, penalties)
-
-    def terms(self, field: Field, batch: Batch) -> dict[str, Tensor]:
-        """Named squared norms."""
-        return {name: v.square().sum() for name, v in self.vectors(field, batch).items()}
-
-    def residuals(self, field: Field, batch: Batch) -> Tensor:
-        """R with loss = |r|^2 / 2."""
-        return 2**0.5 * torch.cat(list(self.vectors(field, batch).values()))
-
-    metric_vector = residuals
 
 
 class Ritz(_Sampled):

@@ -31,6 +31,7 @@ _FIELDS = {
     "mesh": "sciml.solvers.meshfield:MeshField",
     "panels": "sciml.solvers.panels:PanelField",
     "features": "sciml.solvers.featurefield:FeatureField",
+    "integral": "sciml.solvers.integral:IntegralNetwork",
     "potential": "sciml.solvers.singular_kernel:PotentialField",
 }
 _OPERATOR = "sciml.solvers.operator:Operator"  # what a file of kind "operator" restores

@@ -20,7 +20,7 @@ from scipy.linalg import blas
 from torch import Tensor, nn
 
 from sciml.conditions import Data
-from sciml.objective import Batch, LeastSquares, Ritz
+from sciml.objective import Batch, LeastSquares, Residuals, Ritz
 from sciml.optimizers.jacobians import sample_jacobian
 from sciml.training import Stepper, Work, _check_steps
 
@@ -75,7 +75,7 @@ class _GaussNewtonStepper:
 
     def step(self, work: Work) -> None:
         objective, model = work.objective, work.model
-        if not isinstance(objective, (LeastSquares, Ritz)):
+        if not isinstance(objective, (Residuals, Ritz)):
             raise TypeError(
                 f"GaussNewton needs a LeastSquares or Ritz objective, but was given {type(objective).__name__}"
             )
@@ -85,7 +85,7 @@ class _GaussNewtonStepper:
         start = torch.cat([p.detach().reshape(-1) for p in trainable])
         gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in trainable])
         solve = _Damped(jacobian, gradient)
-        bent = isinstance(objective, LeastSquares) and self.stage.acceleration
+        bent = isinstance(objective, Residuals) and self.stage.acceleration
         for _ in range(20):
             delta, predicted = solve(self.relative)
             if predicted <= self.stage.tolerance * (abs(loss) or 1.0):
@@ -133,7 +133,7 @@ class _GaussNewtonStepper:
 _PROBE = 0.1  # of a step, for the second difference of the residual
 
 
-def _by_point(objective: LeastSquares, model: nn.Module, batch: Batch) -> Tensor:
+def _by_point(objective: Residuals, model: nn.Module, batch: Batch) -> Tensor:
     """The residual vector with rows in the order of `sample_jacobian`, point by point."""
     with torch.no_grad():
         vectors = objective.vectors(model, batch)

@@ -7,7 +7,8 @@
     operator(source)(points)
 
 The kernel is the option: `SingularityAware` knows the fundamental solution and learns the smooth rest; `LowRank` learns
-sum phi_k(x) psi_k(x') for coefficients that vary.
+sum phi_k(x) psi_k(x') for coefficients that vary; `Trained` trains a network, plain or symmetric, on the equation and
+a few coarse labels, and with a second network F also nonlinear problems and initial values, u = F(x, int G g).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sciml.problem import Elliptic
-from sciml.solvers.operator import Family, Operator, boundary_of
+from sciml.solvers.members import Family, boundary_of, constant_boundary
+from sciml.solvers.operator import Operator
 from sciml.solvers.singular_kernel import SingularityAware
 
 __all__ = ["Family", "GreensSolver", "Operator"]
@@ -54,15 +56,25 @@ class GreensSolver:
             ValueError: if the equation is nonlinear or the kernel does not fit the problem.
         """
         family = family if isinstance(family, Family) else Family(family)
-        if not family.problem.linear:
-            p = family.problem.p
-            raise ValueError(f"problem is nonlinear (p = {p:g}), but u = int G f needs a linear equation (p = 2)")
         boundary = boundary_of(family.problem)
+        if getattr(self.kernel, "head", None) is None:
+            _refuse_nonlinear(family.problem)
         begin = time.perf_counter()
         kernel, status, history = self.kernel.learn(family, seed=seed, callbacks=callbacks, checkpoint=checkpoint)
-        given = family.problem.conditions[0].value  # type: ignore[attr-defined]
-        stored = float(given) if isinstance(given, (int, float)) else boundary
+        constant = constant_boundary(family.problem)
+        stored = boundary if constant is None else constant
         return Operator(kernel, stored, time.perf_counter() - begin, status, history, kernel_cost(kernel))
+
+
+def _refuse_nonlinear(problem: Any) -> None:
+    if not isinstance(problem, Elliptic):
+        kind = type(problem).__name__
+        raise ValueError(f"problem is a {kind}, but u = int G f needs a linear Elliptic problem; use Trained(head=...)")
+    if not problem.linear:
+        p = problem.p
+        raise ValueError(
+            f"problem is nonlinear (p = {p:g}), but u = int G f needs a linear equation (p = 2); use Trained(head=...)"
+        )
 
 
 def kernel_cost(kernel: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from sciml.domain import Box, Domain, domain_from
 from sciml.problem import Elliptic
 from sciml.solvers.harmonic import Edge, edge
-from sciml.solvers.operator import Data, Family, relative, values_of
+from sciml.solvers.members import Data, Family, relative, values_of
 from sciml.solvers.quadrature import derivative, legendre, tensor_rule
 from sciml.solvers.singular_kernel import PotentialField
 
@@ -54,6 +54,7 @@ class LowRank:
             ValueError: in more than three dimensions.
         """
         problem = family.problem
+        assert isinstance(problem, Elliptic)  # GreensSolver refuses others
         if problem.dim > 3:
             raise ValueError(f"domain has {problem.dim} dimensions, but the low-rank kernel is for at most 3")
         modes = self.modes or _MODES[problem.dim]

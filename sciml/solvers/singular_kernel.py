@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from sciml.domain import Ball, Box, Domain, domain_from
+from sciml.problem import Elliptic
 from sciml.solvers.fundamental import axis_integrals, imaged, separable
 from sciml.solvers.harmonic import box_and_holes, edge, features
-from sciml.solvers.operator import Data, Family, relative, values_of
+from sciml.solvers.members import Data, Family, relative, values_of
 from sciml.solvers.quadrature import gauss, legendre, product_points, transform
 
 __all__ = ["PotentialField", "SingularKernel", "SingularityAware"]
@@ -64,6 +65,7 @@ class SingularityAware:
             ValueError: if the equation is not -a Lap u = f with a number a.
         """
         problem = family.problem
+        assert isinstance(problem, Elliptic)  # GreensSolver refuses others
         a = problem.constant_diffusion
         if a is None or problem.has_reaction:
             what = "a reaction term" if a is not None else "a diffusion that varies"
