@@ -165,7 +165,7 @@ def bless(path: RunFolder) -> None:
     print(f"blessed: {experiments.bless(path)}")
 
 
-for _command in (commands.sample, commands.label, commands.train, commands.evaluate):
+for _command in (commands.sample, commands.label, commands.train, commands.evaluate, commands.export):
     app.command()(_command)
 
 

@@ -1,6 +1,6 @@
-"""The commands between a mechanism and a surrogate: sample, label, train, evaluate.
+"""The commands between a mechanism and a surrogate: sample, label, train, evaluate, export.
 
-Each reads one file and writes the next: states, labels, a surrogate, its errors. Options are
+Each reads one file and writes the next: states, labels, a surrogate, its errors, what a flow solver calls. Options are
 numbers and names; nothing heavy is imported before it is needed.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sciml.chemistry.mechanism import Mechanism
     from sciml.chemistry.sampling import Ranges
 
-__all__ = ["evaluate", "label", "sample", "train"]
+__all__ = ["evaluate", "export", "label", "sample", "train"]
 
 ATM = 101325.0
 Fuel = Annotated[str, typer.Option("--fuel", help="By moles: one species, or amounts such as CH4:0.9,H2:0.1.")]
@@ -234,3 +234,15 @@ def evaluate(
         told[f"speed-up at batch {row['batch']}, rtol {row['rtol']:g}"] = row["speed-up"]
     for name, value in told.items():
         print(f"{name}: {value:.4g}")
+
+
+def export(
+    surrogate: Annotated[Path, typer.Argument(help="The file of `sciml train`.")],
+    out: Annotated[Path, typer.Option("--out", help="A folder; made if it is not there.")] = Path("exported"),
+) -> None:
+    """Write a surrogate for a flow solver: ONNX, TorchScript and a manifest, with everything inside the graph."""
+    from sciml.chemistry import export as exports
+    from sciml.chemistry.surrogate import Surrogate
+
+    for path in exports.export(Surrogate.load(surrogate), out):
+        print(path)

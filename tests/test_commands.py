@@ -131,6 +131,8 @@ def test_a_full_disk_is_one_sentence_and_keeps_chunks(chain, tmp_path, monkeypat
         (("train", "labels.h5", "--mechanism", "gri30.yaml"), "'gri30.yaml' has other content"),
         (("evaluate", "labels.h5"), "holds 'labels', but load reads the file of a Surrogate"),
         (("evaluate", "surrogate.h5", "--temperatures", "1500,1000"), "which is empty"),
+        (("export", "labels.h5"), "holds 'labels', but load reads the file of a Surrogate"),
+        (("export", "surrogate.h5", "--out", "states.h5"), "states.h5 is a file, but must be a folder"),
     ],
 )
 def test_bad_input_is_one_sentence(chain, arguments, words):

@@ -240,11 +240,15 @@ class Surrogate(nn.Module):
         one; and the Mahalanobis distance of the inputs over its 99.9 % quantile among the training states.
         """
         with torch.no_grad():
-            z = self.features(self.checked(states))[0]
-            span = (self.high - self.low).clamp_min(1e-9)
-            beyond = (torch.maximum(self.low - z, z - self.high) / span).amax(1)
-            distance = ((z - self.inputs.centre) @ self.whitening).square().sum(1).sqrt() / self.radius
-            return torch.where(beyond > 1e-9, torch.maximum(1 + beyond, distance), distance).numpy()
+            return self.distance(self.checked(states)).numpy()
+
+    def distance(self, x: Tensor) -> Tensor:
+        """The `score` of states (n, 2+s) as a part of a graph."""
+        z = self.features(x)[0]
+        span = (self.high - self.low).clamp_min(1e-9)
+        beyond = (torch.maximum(self.low - z, z - self.high) / span).amax(1)
+        distance = ((z - self.inputs.centre) @ self.whitening).square().sum(1).sqrt() / self.radius
+        return torch.where(beyond > 1e-9, torch.maximum(1 + beyond, distance), distance)
 
     # ---------------------------------------------------------------------------------------------------- training
 
