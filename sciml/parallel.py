@@ -1,7 +1,8 @@
 """One door to executors: this process, local processes, or anything with `submit` such as a Dask client.
 
 Jobs run in spawned processes, so that no state of this one leaks into them. A job that raises is a value, one that
-takes too long is killed, and a worker that dies takes only its own job with it.
+takes too long is killed, and a worker that dies takes only its own job with it. A `Pool` keeps processes from one call
+to the next, for starting one takes seconds.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-__all__ = ["Failure", "run"]
+__all__ = ["Failure", "Pool", "run"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -42,8 +43,8 @@ def run(
     Args:
         task: what to do; for processes it is a module's function, or a `functools.partial` of one.
         items: what to do it to.
-        workers: 0 for this process, a number of local processes, or an executor with `submit(task, item)` whose futures
-            have `done()` and `result()`.
+        workers: 0 for this process, a number of local processes, a `Pool` of them, or an executor with
+            `submit(task, item)` whose futures have `done()` and `result()`.
         timeout: seconds for each job, in processes only: a longer one is killed and yields a Failure.
         progress: called with (finished, all) after each job.
 
@@ -53,10 +54,12 @@ def run(
     """
     if isinstance(workers, bool) or (isinstance(workers, int) and workers < 0):
         raise ValueError(f"workers is {workers!r}, but must be 0, a number of processes or an executor")
-    if timeout is not None and (not timeout > 0 or not isinstance(workers, int) or workers == 0):
+    if timeout is not None and (not timeout > 0 or not isinstance(workers, int | Pool) or workers == 0):
         raise ValueError(f"timeout is {timeout!r}, but must be a positive time, and needs workers that can be killed")
     if isinstance(workers, int):
-        results = _processes(task, items, workers, timeout) if workers else _here(task, items)
+        results = _once(task, items, workers, timeout) if workers else _here(task, items)
+    elif isinstance(workers, Pool):
+        results = workers.run(task, items, timeout)
     elif hasattr(workers, "submit"):
         results = _submitted(task, items, workers)
     else:
@@ -166,38 +169,89 @@ class _Worker:
             self.process.join()
 
 
-def _processes(
+@dataclass
+class Pool:
+    """Local processes that live from one call of `run` to the next with the same task; a context manager.
+
+    Args:
+        workers: number of processes, at least one.
+
+    >>> with Pool(1) as pool:
+    ...     sorted(run(abs, [-1, -2], pool)), sorted(run(abs, [-3], pool))
+    ([(0, 1), (1, 2)], [(0, 3)])
+    """
+
+    workers: int
+    _team: list[_Worker] = field(default_factory=list, init=False, repr=False)
+    _task: Any = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 1:
+            raise ValueError(f"workers is {self.workers!r}, but a pool needs at least one process")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes."""
+        while self._team:
+            self._team.pop().end()
+
+    def run(
+        self, task: Callable[[A], B], items: Sequence[A], timeout: float | None
+    ) -> Iterator[tuple[int, B | Failure]]:
+        """See the function `run`; whoever stops half way ends the processes that were busy for him."""
+        if task is not self._task:
+            self.close()
+            self._task = task
+        todo = list(enumerate(items))[::-1]
+        team = self._team
+        try:
+            while todo or any(w.index is not None for w in team):
+                self._grow(task, len(todo))
+                for worker in team:
+                    if worker.ready and worker.index is None and todo:
+                        worker.give(*todo.pop(), timeout)
+                for worker in _speaking(team):
+                    index = worker.index
+                    result = self._heard(worker, timeout)
+                    if index is not None:
+                        yield index, result
+        finally:
+            for worker in [w for w in team if w.index is not None or not w.ready]:
+                team.remove(worker)
+                worker.end()
+
+    def _grow(self, task: Callable[[Any], Any], wanted: int) -> None:
+        """As many processes as there are jobs that no idle one could take, up to `workers`."""
+        idle = sum(w.index is None for w in self._team)
+        for _ in range(min(self.workers - len(self._team), wanted - idle)):
+            self._team.append(_Worker(multiprocessing.get_context("spawn"), task))
+
+    def _heard(self, worker: _Worker, timeout: float | None) -> Any:
+        """What a worker says: its result, or how it ended."""
+        alive, result = worker.answer(timeout)
+        worker.index, worker.deadline = None, float("inf")
+        if not alive:
+            self._team.remove(worker)
+            worker.end()
+            if not worker.ready:
+                raise RuntimeError(
+                    "a process ended before its first job: the task, or the script that asks for it, cannot be"
+                    " imported there (a script needs `if __name__ == '__main__':`)"
+                )
+        worker.ready = True
+        return result
+
+
+def _once(
     task: Callable[[A], B], items: Sequence[A], workers: int, timeout: float | None
 ) -> Iterator[tuple[int, B | Failure]]:
-    context = multiprocessing.get_context("spawn")
-    todo = list(enumerate(items))[::-1]
-    team: list[_Worker] = []
-    try:
-        while todo or any(w.index is not None for w in team):
-            starting = sum(not w.ready for w in team)
-            while len(team) < workers and starting < len(todo):
-                team.append(_Worker(context, task))
-                starting += 1
-            for worker in team:
-                if worker.ready and worker.index is None and todo:
-                    worker.give(*todo.pop(), timeout)
-            for worker in _speaking(team):
-                alive, result = worker.answer(timeout)
-                index, worker.index, worker.deadline = worker.index, None, float("inf")
-                if not alive:
-                    team.remove(worker)
-                    worker.end()
-                if not worker.ready and not alive:
-                    raise RuntimeError(
-                        "a process ended before its first job: the task, or the script that asks for it, cannot be"
-                        " imported there (a script needs `if __name__ == '__main__':`)"
-                    )
-                worker.ready = True
-                if index is not None:
-                    yield index, result
-    finally:
-        for worker in team:
-            worker.end()
+    with Pool(workers) as pool:
+        yield from pool.run(task, items, timeout)
 
 
 def _speaking(team: list[_Worker]) -> list[_Worker]:

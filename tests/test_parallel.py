@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from sciml.parallel import Failure, run
+from sciml.parallel import Failure, Pool, run
 
 EXECUTORS = [0, 1, 2, "threads"]
 
@@ -119,3 +119,30 @@ def test_bad_options_are_sentences(options, said):
 def test_a_task_that_cannot_travel_is_a_sentence():
     with pytest.raises(ValueError, match="must be a module's function"):
         list(run(lambda x: x, [1], 1))
+
+
+def test_a_pool_keeps_its_processes_and_replaces_the_dead():
+    with Pool(2) as pool:
+        first = {pid for _, (_, pid) in run(threads, range(6), pool)}
+        again = {pid for _, (_, pid) in run(threads, range(6), pool)}
+        assert again <= first and os.getpid() not in first
+        assert {1: "Failure"}.items() <= {i: type(r).__name__ for i, r in run(dying, [0, 1, 2], pool)}.items()
+        assert dict(run(dying, [0, 2], pool)) == {0: 0, 1: 2}
+        late = dict(run(sleepy, [60.0, 0.0], pool, timeout=1.0))
+        assert late == {0: Failure("timed out after 1 s"), 1: 0.0}
+        assert dict(run(sleepy, [0.0], pool)) == {0: 0.0}
+    assert not multiprocessing.active_children()
+
+
+def test_a_pool_that_was_left_half_way_answers_only_what_is_asked_next():
+    with Pool(2) as pool:
+        results = run(sleepy, [0.0, 30.0, 30.0], pool)
+        assert next(results) == (0, 0.0)
+        results.close()
+        assert dict(run(sleepy, [0.0, 0.1], pool)) == {0: 0.0, 1: 0.1}
+
+
+@pytest.mark.parametrize("workers", [0, -1, True, 1.5])
+def test_a_pool_without_processes_is_refused(workers):
+    with pytest.raises(ValueError, match="at least one process"):
+        Pool(workers)
