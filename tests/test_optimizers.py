@@ -10,10 +10,10 @@ from torch import nn
 from sciml.activations import s2relu, sine, tanh
 from sciml.networks import Dense, Hard, Mscale
 from sciml.objective import Batch, Block, least_squares, ritz
-from sciml.optimizers import SSBroyden, sample_jacobian
+from sciml.optimizers import SOAP, SSBroyden, sample_jacobian
 from sciml.optimizers.broyden import _scaling
 from sciml.solvers.mscale import Inverse
-from sciml.training import LBFGS, fit
+from sciml.training import LBFGS, Adam, fit
 from tests import cases
 
 F64 = torch.float64
@@ -196,3 +196,81 @@ def test_what_closed_formulas_do_not_cover_takes_the_other_road():
     objective = least_squares(problem)
     batch = objective.sample(5, 5, torch.Generator().manual_seed(0))
     compare_roads(objective.residuals, Dense(2, (5,), activation=tanh), batch)
+
+
+# ------------------------------------------------------------------------------------------------------------ SOAP
+
+
+class Regression:
+    """Objective: mean absolute error on fixed data."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def terms(self, model, batch):
+        return {"error": (model(self.x) - self.y).abs().mean()}
+
+
+def regression(n=512):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(n, 2, generator=generator, dtype=F64)
+    return Regression(x, torch.stack([torch.sin(9 * x[:, 0]) * x[:, 1], torch.exp(-8 * (x - 0.3).square().sum(1))], 1))
+
+
+def dense(seed=0):
+    return Dense(2, (24, 24), 2, activation=tanh, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def test_soap_fits_small_networks_far_better_than_adam():
+    found = {}
+    for stage in (SOAP(600, lr=1e-2, warmup=50), Adam(600, lr=3e-3), Adam(600, lr=1e-2)):
+        model, objective = dense(), regression()
+        fit(model, objective, one_batch, [stage])
+        found.setdefault(type(stage).__name__, []).append(objective.terms(model, None)["error"].item())
+    assert found["SOAP"][0] < 0.3 * min(found["Adam"])
+
+
+def test_soap_does_not_see_rotations_that_adam_sees():
+    """Steps in the eigenbasis turn with the problem: f(U^T W V^T) is descended along U W V where f is along W."""
+    generator = torch.Generator().manual_seed(1)
+    p, q, u, v = (torch.randn(5, 5, generator=generator, dtype=F64) for _ in range(4))
+    u, v = torch.linalg.qr(u)[0], torch.linalg.qr(v)[0]
+
+    def plain(w):
+        return (torch.tanh(p @ w) @ q - 1).square().sum()
+
+    for stage, same in ((SOAP(25, lr=1e-2, warmup=1), True), (Adam(25, lr=1e-2), False)):
+        ends = []
+        for f, start in ((plain, p), (lambda w: plain(u.T @ w @ v.T), u @ p @ v)):
+            model = Point(start)
+            fit(model, Function(f), one_batch, [stage])
+            ends.append(model.x.detach())
+        gap = (u @ ends[0] @ v - ends[1]).abs().max()
+        assert (gap < 1e-6) == same, (stage, gap)
+
+
+def test_soap_resumes_from_a_checkpoint_as_if_nothing_had_happened(tmp_path):
+    whole = dense()
+    fit(whole, regression(), one_batch, [SOAP(30, warmup=5)])
+    parted, file = dense(), tmp_path / "soap.h5"
+
+    def stop(step):
+        if step.number == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(parted, regression(), one_batch, [SOAP(30, warmup=5)], [stop], checkpoint=file)
+    fresh = dense(1)
+    fit(fresh, regression(), one_batch, [SOAP(30, warmup=5)], checkpoint=file)
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), fresh.parameters(), strict=True))
+
+
+def test_soap_refuses_impossible_numbers():
+    for options, named in (
+        ({"lr": 0.0}, "lr"),
+        ({"steps": 0}, "steps"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"every": 0}, "every"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            SOAP(**options)

@@ -69,18 +69,18 @@ class Training:
 
     Args:
         widths: hidden layers.
-        steps: of Adam on pairs of states.
+        steps: of SOAP on pairs of states.
         lr: its learning rate, falling to zero along a cosine.
         batch: pairs per step.
-        tuning: steps of Adam on rollouts over the windows of the labels; 0 for none.
+        tuning: steps of SOAP on rollouts over the windows of the labels; 0 for none.
         edges: temperatures (K) between experts; empty for one network.
     """
 
     widths: tuple[int, ...] = (96, 96, 96)
-    steps: int = 12000
-    lr: float = 2e-3
+    steps: int = 10000
+    lr: float = 1e-2
     batch: int = 4096
-    tuning: int = 600
+    tuning: int = 300
     edges: tuple[float, ...] = ()
 
 
@@ -224,7 +224,7 @@ def train(
         ValueError: if the labels are those of another mechanism.
     """
     from sciml.chemistry.surrogate import Surrogate
-    from sciml.training import Adam, cosine
+    from sciml.optimizers import SOAP
 
     dataset.check(mechanism)
     training = training or Training()
@@ -237,9 +237,9 @@ def train(
         dataset.reactor,
         training.widths,
         training.edges,
-        [Adam(training.steps, lr=training.lr, schedule=cosine)],
+        [SOAP(training.steps, lr=training.lr)],
         windows,
-        [Adam(training.tuning, lr=training.lr / 10, schedule=cosine)] if windows is not None else (),
+        [SOAP(training.tuning, lr=training.lr / 10, warmup=20)] if windows is not None else (),
         training.batch,
         seed=seed,
         checkpoint=checkpoint,

@@ -27,7 +27,8 @@ from sciml.chemistry.thermo import Thermo
 from sciml.files import read_h5, write_h5
 from sciml.flowmap import RelativeIncrement, draw_rows
 from sciml.networks import Dense
-from sciml.training import Adam, History, Stage, fit
+from sciml.optimizers import SOAP
+from sciml.training import History, Stage, fit
 from sciml.transforms import BoxCox, Standardize
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ class Surrogate(nn.Module):
         reactor: str = "constant-pressure",
         widths: Sequence[int] = (96, 96, 96),
         edges: Sequence[float] = (),
-        stages: Sequence[Stage] = (Adam(12000, lr=2e-3),),
+        stages: Sequence[Stage] = (SOAP(10000),),
         windows: np.ndarray | None = None,
         tuning: Sequence[Stage] = (),
         batch: int = 4096,
