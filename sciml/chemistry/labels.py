@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sciml import parallel
 from sciml.chemistry.mechanism import Mechanism, Reactor
-from sciml.chemistry.reactors import ATOL, RTOL, Integrator, advance, trajectory
+from sciml.chemistry.reactors import ATOL, RTOL, Integrator, advance, trajectories
 from sciml.files import jsonable, read_h5, write_h5
 
 if TYPE_CHECKING:
@@ -325,21 +325,7 @@ def _carry_out(
 def _windows(mechanism: Mechanism, plan: _Plan, states: Array) -> tuple[Array, NDArray[np.int8]]:
     """Windows (m, steps+1, 2+s) of states, and the status of each as in `reactors.Advanced`."""
     options: dict[str, Any] = {"rtol": plan.rtol, "atol": plan.atol, "reactor": plan.reactor}
-    windows = np.full((len(states), plan.steps + 1, states.shape[1]), np.nan)
-    windows[:, 0] = states
-    if plan.steps == 1:
-        done = advance(mechanism, states, plan.dt, strict=False, **options)
-        windows[:, 1] = done.states
-        return windows, done.status
-    status = np.zeros(len(states), dtype=np.int8)
-    status[[row for row, _ in mechanism.problems(states)]] = 1
-    times = plan.dt * np.arange(plan.steps + 1)
-    for row in np.flatnonzero(status == 0):
-        try:
-            windows[row] = trajectory(mechanism, states[row], times, **options)
-        except RuntimeError:
-            status[row] = 2
-    return windows, status
+    return trajectories(mechanism, states, plan.dt * np.arange(plan.steps + 1), **options)
 
 
 # ------------------------------------------------------------------ audit

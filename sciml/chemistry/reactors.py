@@ -20,7 +20,7 @@ from sciml.chemistry.states import clean, rows
 if TYPE_CHECKING:
     from sciml.chemistry.mechanism import Mechanism
 
-__all__ = ["FAILED", "OK", "REFUSED", "Advanced", "Integrator", "advance", "trajectory"]
+__all__ = ["FAILED", "OK", "REFUSED", "Advanced", "Integrator", "advance", "trajectories", "trajectory"]
 
 Array = NDArray[np.float64]
 OK, REFUSED, FAILED = 0, 1, 2
@@ -215,6 +215,35 @@ def trajectory(
         raise ValueError("times must be a list of seconds that are not negative and do not decrease")
     engine = Integrator(mechanism, reactor, rtol, atol)
     return _along(engine, initial[0], at)
+
+
+def trajectories(
+    mechanism: Mechanism,
+    states: ArrayLike,
+    times: ArrayLike,
+    rtol: float = RTOL,
+    atol: float = ATOL,
+    reactor: Reactor = "constant-pressure",
+) -> tuple[Array, NDArray[np.int8]]:
+    """Each state at each of the times, with one reused network; see `trajectory`.
+
+    Returns:
+        (n, m, 2+s), nan after the start where a row failed, and the status of each row as in `Advanced`.
+    """
+    before = rows(states, mechanism.n_species)
+    at = np.asarray(times, dtype=float)
+    paths = np.full((len(before), len(at), before.shape[1]), np.nan)
+    paths[:, 0] = before
+    status = np.zeros(len(before), dtype=np.int8)
+    status[[row for row, _ in mechanism.problems(before)]] = REFUSED
+    engine = Integrator(mechanism, reactor, rtol, atol)
+    for row in np.flatnonzero(status == OK):
+        try:
+            paths[row] = _along(engine, before[row], at)
+        except RuntimeError:
+            status[row] = FAILED
+            engine.rebuild()
+    return paths, status
 
 
 def _along(engine: Any, initial: Array, at: Array) -> Array:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Drawn", "Sampling", "Training", "draw", "grid_of", "ranges_of", "train"]
 
 Progress = Callable[[int, int], None]
-KINDS = ("manifold", "perturbed", "multi-scale", "evolution", "monte carlo")
+KINDS = ("manifold", "perturbed", "nearby", "multi-scale", "evolution", "monte carlo")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Sampling:
 
     Args:
         kinds: of `KINDS`, in equal shares: trajectories of igniting charges; these with fractions raised to powers
-            around 1; compositions uniform in Box-Cox space; these followed along their own trajectories; compositions
-            uniform in the fractions themselves.
+            around 1; these perturbed by so little that they fall back within a step; compositions uniform in Box-Cox
+            space; these followed along their own trajectories; compositions uniform in the fractions themselves.
         states: how many in all, before filters.
         ignitions: trajectories of the manifold.
         flames: one-dimensional flames of the manifold.
@@ -45,11 +45,11 @@ class Sampling:
             all.
     """
 
-    kinds: tuple[str, ...] = ("manifold", "perturbed", "evolution")
+    kinds: tuple[str, ...] = ("manifold", "perturbed", "nearby")
     states: int = 30000
-    ignitions: int = 60
+    ignitions: int = 200
     flames: int = 0
-    alpha: float = 0.1
+    alpha: float = 0.15
     factor: float = 10.0
 
     def __post_init__(self) -> None:
@@ -175,17 +175,26 @@ def draw(
     generator = np.random.default_rng(seed)
     each = sampling.states // len(sampling.kinds)
     points = max(each // (sampling.ignitions + sampling.flames), 20)
-    base = manifold(mechanism, ranges, generator, sampling.ignitions, 0, sampling.flames, points, progress)
+    # what is asked for must not lie at the edge of what is known
+    wide = ranges.widened()
+    base = manifold(mechanism, wide, generator, sampling.ignitions, 0, sampling.flames, points, progress)
     top = np.minimum(1.0, max(sampling.factor, 1.0) * base.states[:, 2:].max(axis=0))
     parts = []
     for kind in sampling.kinds:
         if kind == "manifold":
             # every trajectory brings one fresh charge; more of them, since every use of the surrogate begins there
-            fresh = ranges.charges(mechanism, max(each // 10, 1), generator)
+            fresh = wide.charges(mechanism, max(each // 10, 1), generator)
             parts += [base, Samples(fresh, np.zeros(len(fresh), dtype=np.int64), ("charge",))]
             continue
         if kind == "perturbed":
-            found = perturbed(mechanism, base, each, generator, sampling.alpha, temperature=0.02)
+            # mixing and perturbations in use change the ratio of elements too
+            half = (each + 1) // 2
+            found = concatenate(
+                [perturbed(mechanism, base, half, generator, sampling.alpha, 0.02, 0.0, keep) for keep in (True, False)]
+            )
+        elif kind == "nearby":
+            small = sampling.alpha * 10 ** generator.uniform(-4, 0, each)
+            found = perturbed(mechanism, base, each, generator, small, temperature=0.002)
         elif kind == "monte carlo":
             found = monte_carlo(mechanism, ranges, each, generator, top)
         elif kind == "multi-scale":

@@ -9,7 +9,7 @@ arXiv:2401.01220); `perturbed` raises fractions to powers around 1; `adaptive` d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -59,6 +59,13 @@ class Ranges:
             low, high = getattr(self, name)
             if not (np.isfinite([low, high]).all() and 0 < low <= high):
                 raise ValueError(f"the range {name} is {low:g} to {high:g} {unit}".rstrip() + ", which is empty")
+
+    def widened(self, T: float = 0.1, phi: float = 0.2) -> Ranges:
+        """Ranges whose ends are no longer at an end: T by a share of its span, phi by a factor 1 + phi."""
+        margin = T * (self.T[1] - self.T[0])
+        return replace(
+            self, T=(self.T[0] - margin, self.T[1] + margin), phi=(self.phi[0] / (1 + phi), self.phi[1] * (1 + phi))
+        )
 
     def charges(self, mechanism: Mechanism, n: int, generator: Generator) -> Array:
         """`n` unburnt mixtures: T uniform, p and phi uniform in the logarithm, (n, 2+s)."""
@@ -212,8 +219,8 @@ def manifold(
     """States along ignitions, the burning branches of stirred reactors and free flames of random charges.
 
     An ignition gives `points` states spread over its trajectory by length in T and Box-Cox fractions: the unburnt
-    charge itself, the slow build-up of radicals, the runaway and the approach to equilibrium. Charges of stirred
-    reactors and flames are at 300 K, or the lower end of the thermodynamic data.
+    charge itself, the slow build-up of radicals, the runaway and the approach to equilibrium, up to 1000 delays.
+    Charges of stirred reactors and flames are at 300 K, or the lower end of the thermodynamic data.
 
     Args:
         mechanism: the chemistry.
@@ -238,7 +245,11 @@ def manifold(
     for number, charge in enumerate(charges):
         if number < ignitions:
             run = mechanism.ignition(charge)
-            states, kind = along(run.states, points) if run.status == "ignited" else None, "ignition"
+            states, kind = None, "ignition"
+            if run.status == "ignited":
+                late = run.delay * np.geomspace(0.01, 1000.0, 60)  # radicals recombine long after the runaway
+                path = np.concatenate([run.states, mechanism.trajectory(run.states[-1], late)])
+                states = along(path, points)
         elif number < ignitions + stirred:
             branch = mechanism.extinction(charge, ratio=1.3, tolerance=0.05)
             states, kind = branch.branch if branch.status == "found" else None, "stirred reactor"
@@ -328,7 +339,7 @@ def perturbed(
     samples: Samples,
     n: int,
     generator: Generator,
-    alpha: float = 0.1,
+    alpha: ArrayLike = 0.1,
     temperature: float = 0.0,
     pressure: float = 0.0,
     keep_elements: bool = True,
@@ -340,7 +351,7 @@ def perturbed(
         samples: what to perturb.
         n: number of states; every one is its own draw.
         generator: draws the parents (without repetition until all were used) and the powers.
-        alpha: largest change of the power; 0.1 is the field's test of robustness.
+        alpha: largest change of the power, one or (n,); 0.1 is the field's test of robustness.
         temperature: largest change of T, as a share of the range of T.
         pressure: largest change of p, as a share of p.
         keep_elements: scale the result to the elements of the parent.
@@ -349,7 +360,8 @@ def perturbed(
         ValueError: for a share outside [0, 1).
     """
     _count(n)
-    for name, value in (("alpha", alpha), ("temperature", temperature), ("pressure", pressure)):
+    powers = np.broadcast_to(np.asarray(alpha, dtype=float), n)[:, None]
+    for name, value in (("alpha", float(powers.max())), ("temperature", temperature), ("pressure", pressure)):
         if not 0 <= value < 1:
             raise ValueError(f"{name} is {value!r}, but must be at least 0 and below 1")
     if not len(samples):
@@ -360,7 +372,7 @@ def perturbed(
     draws = generator.uniform(-1, 1, states.shape)
     states[:, 0] += temperature * np.ptp(samples.states[:, 0]) * draws[:, 0]
     states[:, 1] *= 1 + pressure * draws[:, 1]
-    raised = np.where(states[:, 2:] > 0, states[:, 2:], 0.0) ** (1 + alpha * draws[:, 2:])
+    raised = np.where(states[:, 2:] > 0, states[:, 2:], 0.0) ** (1 + powers * draws[:, 2:])
     good = np.ones(n, dtype=bool)
     if keep_elements:
         raised, good = with_elements(mechanism, raised, states[:, 2:])

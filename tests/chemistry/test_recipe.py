@@ -1,0 +1,61 @@
+"""What the recipe draws: fresh charges, states beyond the ends of the ranges, large and small perturbations."""
+
+import numpy as np
+import pytest
+
+from sciml.chemistry import Mechanism
+from sciml.chemistry.reactors import advance, trajectories
+from sciml.chemistry.recipe import Sampling, draw
+from sciml.chemistry.sampling import Ranges, perturbed
+
+
+@pytest.fixture(scope="module")
+def mechanism():
+    return Mechanism("h2o2.yaml")
+
+
+@pytest.fixture(scope="module")
+def drawn(mechanism):
+    return draw(mechanism, Ranges("H2", (1000.0, 1500.0)), Sampling(states=600, ignitions=8), seed=1).samples
+
+
+def test_fresh_charges_and_equilibria_lie_inside(mechanism, drawn):
+    states = drawn.states
+    radicals = states[:, 2:][:, [mechanism.index(k) for k in ("H", "O", "OH", "HO2", "H2O2")]]
+    fresh = states[(radicals == 0).all(1)]
+    assert fresh[:, 0].min() < 1000 and fresh[:, 0].max() > 1450
+    burnt = states[states[:, 0] > 2300]
+    assert (np.abs(mechanism.equilibrium(burnt)[:, 0] - burnt[:, 0]) < 2).any()
+
+
+def test_kinds_differ_as_they_say(mechanism, drawn):
+    kinds = np.array(drawn.origins)[drawn.origin]
+    assert {"charge", "ignition", "ignition, perturbed"} == set(kinds)
+    atoms = mechanism.element_fractions(drawn.states)
+    h, n = (mechanism.elements.index(e) for e in "HN")
+    plain = atoms[kinds == "ignition"]
+    moved = atoms[kinds == "ignition, perturbed"]
+    # some perturbed states leave the line on which mixtures of fuel and air lie
+    slope = np.polyfit(plain[:, h], plain[:, n], 1)
+    assert np.abs(np.polyval(slope, plain[:, h]) - plain[:, n]).max() < 1e-9
+    assert 0.05 < (np.abs(np.polyval(slope, moved[:, h]) - moved[:, n]) > 1e-6).mean() < 0.5
+
+
+def test_powers_may_differ_from_state_to_state(mechanism, drawn):
+    generator = np.random.default_rng(0)
+    alpha = np.where(np.arange(200) % 2, 0.1, 1e-6)
+    base = drawn.filtered(mechanism, {"hot": lambda _, s: s[:, 0] > 1600})
+    moved = perturbed(mechanism, base, 200, generator, alpha)
+    assert len(moved) == 200
+    parents = base.states[:, 2:]
+    nearest = np.array([(np.abs(parents - y) / np.maximum(y, 1e-12)).max(1).min() for y in moved.states[:, 2:]])
+    assert nearest[::2].max() < 1e-3 < np.median(nearest[1::2])
+
+
+def test_trajectories_pass_through_single_steps(mechanism):
+    states = mechanism.state(np.array([1100.0, 1300.0, 1400.0]), 101325.0)
+    states[1, 2] = -0.5
+    paths, status = trajectories(mechanism, states, 1e-6 * np.arange(4))
+    assert list(status) == [0, 1, 0] and np.isnan(paths[1, 1:]).all() and paths.shape == (3, 4, states.shape[1])
+    end = advance(mechanism, states[[0, 2]], 3e-6).states
+    np.testing.assert_allclose(paths[[0, 2], 3], end, rtol=1e-6, atol=1e-13)
