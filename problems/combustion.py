@@ -75,7 +75,7 @@ class Config:
 
 
 _QUICK = {
-    "sampling": Sampling(states=600, ignitions=4),
+    "sampling": Sampling(states=600, ignitions=4, flames=0),
     "training": Training(widths=(32, 32), steps=200, batch=256, tuning=3),
 }
 VARIANTS = {
@@ -83,8 +83,8 @@ VARIANTS = {
     "smoke": Config(**_QUICK, length=3, grid=(2, 1), perturbations=2, long=50, rest=50),  # type: ignore[arg-type]
     "demo": Config(
         task="demo",
-        sampling=Sampling(states=8000, ignitions=25),
-        training=Training(widths=(64, 64), steps=2500, batch=1024, tuning=60),
+        sampling=Sampling(states=8000, ignitions=25, flames=0),
+        training=Training(widths=(64, 64), steps=2500, batch=1024),
     ),
     "h2": Config(workers=2),
     "speed": Config(task="speed"),

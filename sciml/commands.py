@@ -83,11 +83,11 @@ def sample(
     pressures: Pressures = "1",
     phis: Phis = "0.5,2",
     kinds: Annotated[str, typer.Option("--kinds", help="Of states, see `sciml.chemistry.recipe`.")] = (
-        "manifold,perturbed,evolution"
+        "manifold,perturbed,nearby"
     ),
     states: Annotated[int, typer.Option("--states", help="How many, before filters.")] = 30000,
-    ignitions: Annotated[int, typer.Option("--ignitions", help="Trajectories of the manifold.")] = 60,
-    flames: Annotated[int, typer.Option("--flames", help="One-dimensional flames of the manifold.")] = 0,
+    ignitions: Annotated[int, typer.Option("--ignitions", help="Trajectories of the manifold.")] = 200,
+    flames: Annotated[int, typer.Option("--flames", help="One-dimensional flames of the manifold.")] = 4,
     seed: Seed = 0,
 ) -> None:
     """Draw states of a mechanism to learn from."""
@@ -162,11 +162,11 @@ def label(
 def train(
     labels: Annotated[Path, typer.Argument(help="The file of `sciml label`.")],
     out: Annotated[Path, typer.Option("--out", help="The file of the surrogate.")] = Path("surrogate.h5"),
-    widths: Annotated[str, typer.Option("--widths", help="Hidden layers.")] = "96,96,96",
-    steps: Annotated[int, typer.Option("--steps", help="Of Adam on pairs.")] = 12000,
-    tuning: Annotated[int, typer.Option("--tuning", help="Steps of Adam on rollouts; 0 for none.")] = 600,
-    lr: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 2e-3,
-    batch: Annotated[int, typer.Option("--batch", help="Pairs in a step.")] = 4096,
+    widths: Annotated[str, typer.Option("--widths", help="Hidden layers.")] = "64,64,64",
+    steps: Annotated[int, typer.Option("--steps", help="Of SOAP on pairs.")] = 12000,
+    tuning: Annotated[int, typer.Option("--tuning", help="Steps of SOAP on rollouts; 0 for none.")] = 0,
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 1e-2,
+    batch: Annotated[int, typer.Option("--batch", help="Pairs in a step.")] = 2048,
     edges: Annotated[str, typer.Option("--edges", help="Temperatures (K) between experts.")] = "",
     seed: Seed = 0,
     mechanism: Other = None,

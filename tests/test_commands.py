@@ -15,7 +15,7 @@ from sciml.chemistry import labels as labelling
 from sciml.chemistry.labels import Dataset
 from sciml.chemistry.recipe import Drawn
 
-SMALL = ("--states", 90, "--ignitions", 2, "--temperatures", "1100,1500")
+SMALL = ("--states", 90, "--ignitions", 2, "--flames", 0, "--temperatures", "1100,1500")
 
 
 def sciml(*arguments, cwd, code=0):

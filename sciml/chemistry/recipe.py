@@ -48,7 +48,7 @@ class Sampling:
     kinds: tuple[str, ...] = ("manifold", "perturbed", "nearby")
     states: int = 30000
     ignitions: int = 200
-    flames: int = 0
+    flames: int = 4
     alpha: float = 0.15
     factor: float = 10.0
 
@@ -76,11 +76,11 @@ class Training:
         edges: temperatures (K) between experts; empty for one network.
     """
 
-    widths: tuple[int, ...] = (96, 96, 96)
-    steps: int = 10000
+    widths: tuple[int, ...] = (64, 64, 64)
+    steps: int = 12000
     lr: float = 1e-2
-    batch: int = 4096
-    tuning: int = 300
+    batch: int = 2048
+    tuning: int = 0
     edges: tuple[float, ...] = ()
 
 
@@ -183,7 +183,7 @@ def draw(
     for kind in sampling.kinds:
         if kind == "manifold":
             # every trajectory brings one fresh charge; more of them, since every use of the surrogate begins there
-            fresh = wide.charges(mechanism, max(each // 10, 1), generator)
+            fresh = wide.charges(mechanism, max(each // 5, 1), generator)
             parts += [base, Samples(fresh, np.zeros(len(fresh), dtype=np.int64), ("charge",))]
             continue
         if kind == "perturbed":

@@ -145,6 +145,10 @@ class Surrogate(nn.Module):
         edges = x.new_tensor(self.settings.edges)
         return (x[:, :1] >= edges).sum(1)
 
+    def __call__(self, states: Any) -> Any:
+        """States one step later: arrays as `step` does, tensors as `forward` does."""
+        return self.step(states) if isinstance(states, np.ndarray) else super().__call__(states)
+
     def forward(self, x: Tensor) -> Tensor:
         """States (n, 2+s) one step later, in float64, differentiable."""
         return self.constrained(x, *self.kept(x))
@@ -261,12 +265,12 @@ class Surrogate(nn.Module):
         mechanism: Mechanism,
         dt: float,
         reactor: str = "constant-pressure",
-        widths: Sequence[int] = (96, 96, 96),
+        widths: Sequence[int] = (64, 64, 64),
         edges: Sequence[float] = (),
-        stages: Sequence[Stage] = (SOAP(10000),),
+        stages: Sequence[Stage] = (SOAP(12000),),
         windows: np.ndarray | None = None,
         tuning: Sequence[Stage] = (),
-        batch: int = 4096,
+        batch: int = 2048,
         lmbda: float = 0.1,
         seed: int = 0,
         checkpoint: str | Path | None = None,

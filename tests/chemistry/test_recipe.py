@@ -16,7 +16,7 @@ def mechanism():
 
 @pytest.fixture(scope="module")
 def drawn(mechanism):
-    return draw(mechanism, Ranges("H2", (1000.0, 1500.0)), Sampling(states=600, ignitions=8), seed=1).samples
+    return draw(mechanism, Ranges("H2", (1000.0, 1500.0)), Sampling(states=600, ignitions=8, flames=0), seed=1).samples
 
 
 def test_fresh_charges_and_equilibria_lie_inside(mechanism, drawn):
