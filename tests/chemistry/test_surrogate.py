@@ -1,4 +1,4 @@
-"""The surrogate that ships, beside Cantera: what it keeps exactly, ignitions, equilibrium, perturbed states, refusals."""
+"""The surrogate that ships, beside Cantera: what it keeps, ignitions, equilibrium, perturbed states, refusals."""
 
 from importlib.resources import files
 
