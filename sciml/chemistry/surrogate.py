@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sciml.activations import gelu
 from sciml.chemistry.affinity import FLOOR, Affinity, basis_of
 from sciml.chemistry.conservation import Conservation
-from sciml.chemistry.thermo import Thermo
+from sciml.chemistry.thermo import GAS_CONSTANT, Thermo
 from sciml.files import read_h5, write_h5
 from sciml.flowmap import RelativeIncrement, draw_rows
 from sciml.networks import Dense
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "Surrogate"]
 
 _QUIET = 1e-5  # affinities (in units of RT) below which their direction fades out
+_TEMPERATURES = (250.0, 5000.0)  # K, between which a step may end
 _NEWTON = 4  # iterations for T; third order, from the temperature before the step
 
 
@@ -79,6 +80,7 @@ class Surrogate(nn.Module):
     """
 
     reactive: Tensor
+    heats: Tensor
     low: Tensor
     high: Tensor
     whitening: Tensor
@@ -101,6 +103,11 @@ class Surrogate(nn.Module):
         self.inputs, self.increment = inputs, increment
         self.boxcox = BoxCox(settings.lmbda)
         self.register_buffer("reactive", torch.as_tensor(settings.reactive))
+        ends = torch.tensor(_TEMPERATURES, dtype=torch.float64)
+        heats = thermo.enthalpies(ends)
+        if not self._isobaric:
+            heats = heats - GAS_CONSTANT * ends[:, None] / thermo.molar_masses
+        self.register_buffer("heats", heats.T.contiguous())
         width = len(inputs.centre)
         for name, shape in (("low", (width,)), ("high", (width,)), ("whitening", (width, width)), ("radius", ())):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
@@ -170,7 +177,7 @@ class Surrogate(nn.Module):
         old = x[:, 2:].index_select(1, self.reactive)
         F = z[:, 3:].index_select(1, self.reactive)
         proposed = self.boxcox.inverse((F + self.increment.inverse(change)).clamp(max=0.0))
-        y = self.conservation(old, proposed, elements)
+        y = self._within(x, old, self.conservation(old, proposed, elements), heat)
         Y = x[:, 2:].index_copy(1, self.reactive, y)
         inverse = self.thermo.temperature_from_enthalpy if self._isobaric else self.thermo.temperature_from_energy
         T = inverse(heat, Y, x[:, 0], steps=_NEWTON)
@@ -179,6 +186,17 @@ class Surrogate(nn.Module):
             gas = self.thermo.gas_constant
             p = p * (T * gas(Y)) / (x[:, 0] * gas(x[:, 2:]))
         return torch.cat([T[:, None], p[:, None], Y], 1)
+
+    def _within(self, x: Tensor, old: Tensor, y: Tensor, heat: Tensor) -> Tensor:
+        """A step shortened, if it must be, to fractions that have a temperature: heats at both ends are linear in Y."""
+        change = y - old
+        # colder than the low end is what has less heat than at it, hotter than the high end what has more
+        sign = x.new_tensor([1.0, -1.0])
+        need = sign * (change @ self.heats.index_select(0, self.reactive))
+        room = sign * (heat[:, None] - x[:, 2:] @ self.heats)
+        share = room.clamp_min(0.0) / torch.where(need > room, need.abs().clamp_min(1e-300), 1.0)
+        theta = torch.where(need > room, share, 1.0).clamp(max=1.0).amin(1)
+        return torch.addcmul(old, theta[:, None], change)
 
     # --------------------------------------------------------------------------------------------- arrays in and out
 
