@@ -39,6 +39,7 @@ class Ansatz(Protocol):
         size: their number.
         bandwidth: ``(d,)`` wavenumbers that scale the rows.
         cuts: numbers of leading columns that make smaller systems.
+        order: of the columns, leading ones first; None as they are.
         points: arguments of `Collocation.blocks`.
         damped: whether coefficients need to be kept small.
     """
@@ -60,6 +61,11 @@ class Ansatz(Protocol):
 
     @property
     def cuts(self) -> tuple[int, ...]:
+        """See above."""
+        ...
+
+    @property
+    def order(self) -> Tensor | None:
         """See above."""
         ...
 
@@ -120,13 +126,35 @@ class Lattice:
         lower, upper = self.domain.bounds
         return self.kappa / ((upper - lower) / 2)
 
+    @cached_property
+    def _tiers(self) -> Tensor:
+        """Which of the nested systems a column belongs to ``(size,)``, 0 for the smallest.
+
+        Without singular functions these are waves up to the fractions of the bandwidth. With them the smallest has low
+        waves and low powers, the next all waves, the last everything.
+        """
+        low, high = sorted(_FRACTIONS)
+        found = []
+        for family in self.families:
+            tier = torch.zeros(family.size, dtype=torch.long)
+            if isinstance(family, Waves):
+                k = (family.wavenumbers / self.bandwidth).abs().amax(1)
+                tier = (k > low).long() if self.level else (k > low).long() + (k > high).long()
+            elif isinstance(family, Powers):
+                power = family.exponents.abs().sum(1)
+                tier = 2 * (power > low * power.max()).long()
+            found.append(tier)
+        return torch.cat(found)
+
     @property
     def cuts(self) -> tuple[int, ...]:
         """See `Ansatz`."""
-        waves = self.families[-1]
-        assert isinstance(waves, Waves)
-        k = (waves.wavenumbers / self.bandwidth).abs().amax(1)
-        return tuple(self.size - waves.size + int((k <= f).sum()) for f in _FRACTIONS)
+        return int((self._tiers <= 1).sum()), int((self._tiers == 0).sum())
+
+    @property
+    def order(self) -> Tensor | None:
+        """See `Ansatz`."""
+        return self._tiers.argsort(stable=True) if self.level else None
 
     @property
     def points(self) -> dict[str, int]:
@@ -134,11 +162,13 @@ class Lattice:
         per_length = 4 * float(self.bandwidth.max()) / math.pi
         edge = min(self.domain.area * per_length ** (self.domain.dim - 1), self.size)
         special = [f.size for f in self.families if isinstance(f, Powers)][1:]
+        clustered = 0 if self.harmonic else 3 * max(special, default=0)
         return {
             "interior": int(1.5 * self.size) + 50,
             "boundary": int(edge) + 20,
             "least": 4 * self.level + 8,
-            "clustered": 0 if self.harmonic else 3 * max(special, default=0),
+            "clustered": clustered,
+            "edges": max(4 * self.level, clustered // 2),
         }
 
     @property
@@ -154,7 +184,13 @@ class Lattice:
         if self.level == 0 and growth > 1.6 and self._has_singular:
             return replace(self, kappa=self.kappa.clamp_max(_LOW), level=12 if self.harmonic else 8)
         factor = min(max(growth, 1.15), 1.5)
-        more = {True: 6, False: 2}[self.harmonic] if self.level else 0
+        if not self.level:
+            return replace(self, kappa=self.kappa * factor)
+        more = 6 if self.harmonic else 2
+        # what the last singular functions gained, and what the last waves did
+        powers, waves = residuals[1] / whole, low / residuals[1]
+        if powers > max(1.5, waves):
+            return replace(self, level=self.level + more)
         return replace(self, kappa=self.kappa * factor, level=self.level + more)
 
     @property
@@ -194,6 +230,11 @@ class TotalDegree:
     def cuts(self) -> tuple[int, ...]:
         """See `Ansatz`."""
         return tuple(math.comb(self.domain.dim + p, p) for p in (self.degree - 1, self.degree - 2))
+
+    @property
+    def order(self) -> Tensor | None:
+        """See `Ansatz`."""
+        return None
 
     @property
     def points(self) -> dict[str, int]:

@@ -18,8 +18,8 @@ from torch import Tensor
 from sciml.calculus import Jet, Taylor
 from sciml.conditions import Condition, Data, Dirichlet, Initial, Neumann, Periodic, Robin
 from sciml.problem import PDE, Elliptic
+from sciml.solvers.clusters import Facing, Ring, Sector, clusters, facings
 from sciml.solvers.families import Indices
-from sciml.solvers.singular import clusters
 
 Values = Mapping[Indices, Tensor]  # derivatives of u at the points of a block, each (n, components)
 
@@ -127,6 +127,7 @@ class Collocation:
         sobol: bool = True,
         least: int = 0,
         clustered: int = 0,
+        edges: int = 0,
     ) -> list[Block]:
         """Points of the equation and of every condition.
 
@@ -136,14 +137,15 @@ class Collocation:
             generator: of the points.
             sobol: quasi-random points.
             least: number of points that even the smallest piece of the boundary gets.
-            clustered: number of further points around each hole and corner.
+            clustered: number of further points inside around each hole and corner.
+            edges: number of further boundary points around each corner and each place that faces a hole.
         """
         domain = self.problem.domain
         x, weight = self._inside(interior, clustered, generator, sobol)
         coefficients = self.problem.coefficients(x) if isinstance(self.problem, Elliptic) else None
         found = [Block(x, weight, given=coefficients)]
         if any(not isinstance(c, Data) for c in self.problem.conditions):
-            points, normals, labels, weights = self._edge(boundary, least, clustered, generator, sobol)
+            points, normals, labels, weights = self._edge(boundary, least, edges, generator, sobol)
             for condition, mask in self.problem.partition(points, labels):
                 if bool(mask.any()):
                     found.append(self._boundary(condition, points[mask], normals[mask], weights[mask]))
@@ -168,12 +170,18 @@ class Collocation:
         return points, 1 / density
 
     @cached_property
-    def clusters(self) -> list[Any]:
-        """Where points gather."""
+    def clusters(self) -> list[Ring | Sector]:
+        """Where points gather inside."""
         return clusters(self.problem.domain)
 
+    @cached_property
+    def edges(self) -> list[Sector | Facing]:
+        """Where points gather on the boundary."""
+        sectors: list[Sector | Facing] = [c for c in self.clusters if isinstance(c, Sector)]
+        return sectors + facings(self.problem.domain)
+
     def _edge(
-        self, count: int, least: int, clustered: int, generator: torch.Generator, sobol: bool
+        self, count: int, least: int, gathered: int, generator: torch.Generator, sobol: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Boundary points, normals, labels and quadrature weights."""
         domain = self.problem.domain
@@ -194,17 +202,17 @@ class Collocation:
         labels = labels[keep]
         points, normals = points[keep], normals[keep]
         density = torch.bincount(labels, minlength=len(share)) / domain.areas.clamp_min(1e-300)
-        sectors = [c for c in self.clusters if hasattr(c, "edge")] if clustered else []
-        for cluster in sectors:
-            x, inward = cluster.edge(clustered // 2, generator)
+        places = self.edges if gathered else []
+        for cluster in places:
+            x, inward = cluster.edge(gathered, generator)
             step = 1e-7 * domain.size * inward
             _, label = domain.crossing(x + step, x - step)
             on = label >= 0
             points, normals = torch.cat([points, x[on]]), torch.cat([normals, -inward[on]])
             labels = torch.cat([labels, label[on]])
         total = density[labels]
-        for cluster in sectors:
-            total = total + clustered // 2 * cluster.edge_density(points)
+        for cluster in places:
+            total = total + gathered * cluster.edge_density(points)
         return points, normals, labels, 1 / total
 
     def _boundary(self, condition: Condition, x: Tensor, normals: Tensor, weight: Tensor) -> Block:

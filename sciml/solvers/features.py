@@ -171,14 +171,16 @@ class _Search:
         self.attempts += 1
         # moderate coefficients, where features are singular and where a step of Newton's method only half knows its way
         damping = 1e-3 * self.solver.tolerance if ansatz.damped or not self.collocation.linear else 0.0
-        system = System(ansatz.families, ansatz.bandwidth, self.collocation.components, damping)
+        components = self.collocation.components
+        order = ansatz.order if components == 1 else None
+        system = System(ansatz.families, ansatz.bandwidth, components, damping, order)
         points: dict[str, Any] = dict(ansatz.points)
         blocks = self.collocation.blocks(generator=self.generator, **points)
         fresh = torch.Generator().manual_seed(1_000_003 + self.attempts)
         fewer: dict[str, Any] = {k: min(v, 1500) for k, v in ansatz.points.items()}
         held = self.collocation.blocks(generator=fresh, sobol=False, **fewer)
         if self.collocation.linear:
-            factor = Factor(system.matrix([(b, self.collocation.linearise(b)) for b in blocks]), damping)
+            factor = Factor(system.matrix([(b, self.collocation.linearise(b)) for b in blocks]), damping, order)
             field, note = self._field(system, factor.solve(factor.size)), ""
         else:
             factor, field, note = newton(self.collocation, system, blocks, before, self.solver.tolerance)
@@ -202,8 +204,7 @@ class _Search:
         size = float(torch.linalg.vector_norm(basis @ field.coefficients)) or 1.0
         if system.components == 1:
             distances = torch.linalg.vector_norm(basis @ (solutions[:, 1:] - solutions[:, :1]), dim=0).tolist()
-            estimates = [d / size * gaps[0] / max(g, 1e-300) for d, g in zip(distances, gaps[1:], strict=True)]
-            estimate = math.exp(sum(math.log(max(e, 1e-17)) for e in estimates) / len(estimates))
+            estimate = _estimate([d / size for d in distances], gaps, gaps[0] / size, ansatz.damped)
         else:
             estimate = gaps[0] / size
         # a solution that leaves most of the right-hand side unexplained is none, however stable it looks
@@ -224,3 +225,15 @@ class _Search:
             return False
         y = torch.linalg.solve_triangular(factor.triangle[:-1, :-1].T, point / factor.norms[:, None], upper=False)
         return bool((torch.linalg.vector_norm(y, dim=0) > 1e9).all())
+
+
+def _estimate(distances: list[float], gaps: list[float], residual: float, singular: bool) -> float:
+    """The relative error, from the distances of nested solutions and the residuals of the solution and of these.
+
+    Where no nested solution has a clearly larger residual, their distance says nothing, and the residual itself counts.
+    """
+    telling = [(d, g) for d, g in zip(distances, gaps[1:], strict=True) if not singular or g > 1.5 * gaps[0]]
+    estimates = [max(d * gaps[0] / max(g, 1e-300), 1e-17) for d, g in telling]
+    if not estimates:
+        return residual
+    return max(estimates) if singular else math.exp(sum(map(math.log, estimates)) / len(estimates))

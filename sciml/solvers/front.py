@@ -4,8 +4,8 @@ Methods are tried from the one that is fastest where it works to the one that wo
 
     frozen features     first for every problem whose equation is given: linear ones are one factorisation, others a
                         few steps of Newton's method, the p-Laplacian on an interval an integration of its flux
-    finite elements     for `Elliptic` in one to three dimensions, refined until two meshes agree
-    finite differences  for a one-dimensional `Evolution`, refined until two grids agree
+    finite elements     for `Elliptic` in one to three dimensions, refined until the distance of two meshes is small
+    finite differences  for a one-dimensional `Evolution`, refined likewise
     networks            for everything: two networks of different seeds trained by Gauss-Newton
 
 Each must bring an estimate of its own relative error. The first that meets the tolerance is the answer; if none does,
@@ -218,14 +218,20 @@ def _methods(
 
 
 def _refined(solvers: Sequence[Any], problem: Any) -> Iterator[Solution]:
-    """Solutions on finer and finer grids; the distance from the one before bounds the error of all that converge."""
+    """Solutions on finer and finer grids, each with an estimate from its distance from the one before.
+
+    The distance is the error of the coarser one; the rate of two distances tells how much smaller that of the finer is.
+    """
     before: Solution | None = None
     gap = math.inf
     for solver in solvers:
         found = solver.solve(problem)
         if before is not None:
             last, gap = gap, compare(before, found, problem.domain, _CHECKED)["rel_l2"]
-            yield replace(found, error_estimate=gap)
+            rate = gap / last if last < math.inf else 0.5
+            # the tail r / (1 - r) of a geometric series, taken twice where it is short
+            tail = 2 * rate if rate < 0.5 else min(rate / max(1 - rate, 1e-3), 10.0)
+            yield replace(found, error_estimate=tail * gap)
             if gap > 0.7 * last:
                 return  # finer does not help any more
         before = found

@@ -25,12 +25,14 @@ class System:
         components: number of unknown functions.
         damping: Tikhonov's parameter for columns of length one; keeps coefficients moderate where features are nearly
             dependent and singular.
+        order: of the columns in nested systems, see `Factor`.
     """
 
     families: list[Family]
     bandwidth: Tensor
     components: int = 1
     damping: float = 0.0
+    order: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -80,9 +82,18 @@ class System:
 
 
 class Factor:
-    """QR of a matrix whose last column is the right-hand side; solutions with the first k columns for every k."""
+    """QR of a matrix whose last column is the right-hand side; solutions with the first k columns for every k.
 
-    def __init__(self, matrix: Tensor, damping: float = 0.0) -> None:
+    Args:
+        matrix: is overwritten.
+        damping: see `System`.
+        order: the columns, from the first to the last; None takes them as they are.
+    """
+
+    def __init__(self, matrix: Tensor, damping: float = 0.0, order: Tensor | None = None) -> None:
+        self.order = order
+        if order is not None:
+            matrix = matrix[:, torch.cat([order, torch.tensor([len(order)])])]
         self.norms = torch.linalg.vector_norm(matrix[:, :-1], dim=0)
         #: whether a feature satisfies all homogeneous equations, so that the problem does not determine its share
         self.free = bool((self.norms < 1e-12 * self.norms.max()).any())
@@ -100,5 +111,5 @@ class Factor:
         r = self.triangle[:columns, :columns]
         c = torch.linalg.solve_triangular(r, self.triangle[:columns, -1:], upper=True)[:, 0]
         full = torch.zeros(self.size, dtype=c.dtype)
-        full[:columns] = c / self.norms[:columns]
+        full[slice(columns) if self.order is None else self.order[:columns]] = c / self.norms[:columns]
         return full

@@ -69,7 +69,7 @@ def _iterate(
     note = "Newton's method did not converge"
     for _ in range(_STEPS):
         rows = [collocation.linearise(b, v) for b, v in zip(blocks, values, strict=True)]
-        factor = Factor(system.matrix(list(zip(blocks, rows, strict=True))), system.damping)
+        factor = Factor(system.matrix(list(zip(blocks, rows, strict=True))), system.damping, system.order)
         target = FeatureField(system.families, factor.solve(factor.size).reshape(system.components, -1).T.contiguous())
         if not bool(target.coefficients.isfinite().all()):
             return factor, field, "Newton's method met numbers that are not finite"

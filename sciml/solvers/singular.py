@@ -11,6 +11,7 @@ functions r^alpha sin(alpha theta), beta != 0 their products with polynomials th
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
@@ -22,7 +23,19 @@ from torch import Tensor
 from sciml.domain import Ball, Box, Domain, Ellipsoid, Polygon
 from sciml.solvers.families import Operator, column
 
-__all__ = ["Corner", "Powers", "Ring", "clusters", "corner_features", "corners", "hole_features", "regular_features"]
+__all__ = [
+    "Corner",
+    "Powers",
+    "chart_of",
+    "coordinate",
+    "corner_features",
+    "corners",
+    "edges_of",
+    "hole_features",
+    "holes",
+    "images",
+    "regular_features",
+]
 
 
 class Powers:
@@ -44,7 +57,7 @@ class Powers:
 
     def apply(self, x: Tensor, operator: Operator) -> Tensor:
         """See `Family`; derivatives of order two at most."""
-        log, p, q = _coordinate(self.chart.tolist(), x)
+        log, p, q = coordinate(self.chart.tolist(), x)
         alpha, beta = self.exponents[:, 0], self.exponents[:, 1]
         lam, mu = self.logs[:, 0], self.logs[:, 1]
         e = torch.exp(alpha * log + beta * log.conj())
@@ -76,7 +89,7 @@ class Powers:
         return cls(*(torch.as_tensor(arrays[k]) for k in ("chart", "exponents", "logs", "imaginary")))
 
 
-def _coordinate(chart: Sequence[float], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def coordinate(chart: Sequence[float], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """l, dl/dz and d2l/dz2, each ``(n, 1)``."""
     cx, cy, angle, scale, focus = chart
     turn = complex(math.cos(angle), -math.sin(angle)) / scale
@@ -114,89 +127,10 @@ class Corner(NamedTuple):
     kinds: tuple[bool, bool] = (True, True)
 
 
-class Ring(NamedTuple):
-    """Where points gather around a hole: uniform in angle and in 1 / |zeta|, down to 1/8."""
-
-    chart: tuple[float, ...]
-
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Points ``(n, 2)``, some of them perhaps outside the domain."""
-        u = torch.rand(n, 2, generator=generator, dtype=torch.float64)
-        cx, cy, angle, scale, focus = self.chart
-        small = (1 + math.sqrt(1 - focus**2)) if focus else 1.0
-        zeta = torch.polar(small / (1 - 0.875 * u[:, 0]), 2 * math.pi * u[:, 1])
-        w = 0.5 * (zeta + focus**2 / zeta) if focus else zeta
-        z = w * complex(math.cos(angle), math.sin(angle)) * scale + complex(cx, cy)
-        return torch.stack([z.real, z.imag], 1)
-
-    def density(self, x: Tensor) -> Tensor:
-        """Probability per area ``(n,)``."""
-        log, slope, _ = _coordinate(self.chart, x)
-        r = torch.exp(log.real[:, 0])
-        # area element: |dz|^2 = |dl|^2 / |l'|^2, and 1 / r is uniform
-        return torch.where((r >= 1) & (r <= 8), slope.abs()[:, 0].square() / r / 0.875 / (2 * math.pi), 0.0)
-
-
-class _Sector(NamedTuple):
-    """Where points gather around a corner: uniform in angle and in log r."""
-
-    corner: Corner
-    radius: float
-
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Points ``(n, 2)``."""
-        u = torch.rand(n, 2, generator=generator, dtype=torch.float64)
-        r = self.radius * torch.exp(-_DECADES * u[:, 0])
-        angle = self.corner.start + self.corner.angle * u[:, 1]
-        return torch.tensor([self.corner.point]) + r[:, None] * torch.stack([torch.cos(angle), torch.sin(angle)], 1)
-
-    def density(self, x: Tensor) -> Tensor:
-        """Probability per area ``(n,)``."""
-        v = x - torch.tensor([self.corner.point])
-        r = torch.linalg.vector_norm(v, dim=1)
-        angle = (torch.atan2(v[:, 1], v[:, 0]) - self.corner.start) % (2 * math.pi)
-        near = (r <= self.radius) & (r >= self.radius * math.exp(-_DECADES)) & (angle <= self.corner.angle)
-        return torch.where(near, 1 / (_DECADES * self.corner.angle * r.square().clamp_min(1e-300)), 0.0)
-
-    def edge(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Points on the two edges, n in all, and their inward normals."""
-        u = torch.rand(n, generator=generator, dtype=torch.float64)
-        r = self.radius * torch.exp(-_DECADES * u)
-        second = torch.arange(n) % 2 == 1
-        angle = torch.where(second, self.corner.start + self.corner.angle, self.corner.start)
-        along = torch.stack([torch.cos(angle), torch.sin(angle)], 1)
-        turn = torch.where(second, -1.0, 1.0).to(torch.float64)
-        inward = torch.stack([-along[:, 1], along[:, 0]], 1) * turn[:, None]
-        return torch.tensor([self.corner.point]) + r[:, None] * along, inward
-
-    def edge_density(self, x: Tensor) -> Tensor:
-        """Probability per length ``(n,)`` at points of the boundary."""
-        v = x - torch.tensor([self.corner.point])
-        r = torch.linalg.vector_norm(v, dim=1)
-        near = (r <= self.radius) & (r >= self.radius * math.exp(-_DECADES))
-        on = torch.zeros_like(near)
-        for angle in (self.corner.start, self.corner.start + self.corner.angle):
-            along = v[:, 0] * math.cos(angle) + v[:, 1] * math.sin(angle)
-            on |= (along - r).abs() <= 1e-9 * r
-        return torch.where(near & on, 1 / (2 * _DECADES * r.clamp_min(1e-300)), 0.0)
-
-
-_DECADES = math.log(1e4)
-
-
-def clusters(domain: Domain) -> list[Ring | _Sector]:
-    """Where features of holes and corners vary fast, so that points must gather."""
-    found: list[Ring | _Sector] = [Ring(tuple(_chart(hole))) for hole in _holes(domain)]
-    for corner in corners(domain):
-        if abs(corner.angle - math.pi / 2) > 1e-6:
-            found.append(_Sector(corner, 0.25 * float((domain.bounds[1] - domain.bounds[0]).min())))
-    return found
-
-
 # --------------------------------------------------------------------------------------------------------------- holes
 
 
-def _holes(domain: Domain) -> list[Ball | Ellipsoid]:
+def holes(domain: Domain) -> list[Ball | Ellipsoid]:
     """Round pieces that are cut out."""
     if domain.dim != 2:
         return []
@@ -216,7 +150,30 @@ def hole_features(domain: Domain, level: int, harmonic: bool) -> list[Powers]:
         level: highest power.
         harmonic: leave out what is not harmonic; False for variable coefficients.
     """
-    return [_powers(_chart(hole), _laurent(level, harmonic)) for hole in _holes(domain)]
+    found = [_powers(chart_of(hole), _laurent(level, harmonic)) for hole in holes(domain)]
+    return found + [_powers(chart, _laurent(max(1, level // 2), harmonic)) for chart in images(domain)]
+
+
+_NEAR = 8.0  # distance of a hole and its image, in half axes of the hole, up to which the image matters
+
+
+def images(domain: Domain) -> list[list[float]]:
+    """Charts of the holes mirrored at straight edges nearby, where a solution continued past the edge is singular."""
+    found = []
+    for hole in holes(domain):
+        chart = chart_of(hole)
+        reach = chart[3] * _NEAR
+        for a, b in edges_of(domain):
+            p, along = complex(*a), complex(*(b - a))
+            along /= abs(along)
+            center = complex(chart[0], chart[1])
+            image = p + along * ((center - p) / along).conjugate()
+            angle = 2 * cmath.phase(along) - chart[2]
+            foci = [image + f * chart[3] * chart[4] * cmath.exp(1j * angle) for f in (-1, 0, 1)]
+            spots = torch.tensor([[z.real, z.imag] for z in foci], dtype=torch.float64)
+            if abs(image - center) < reach and bool((domain.level(spots) < 0).all()):
+                found.append([image.real, image.imag, angle, *chart[3:]])
+    return found
 
 
 def regular_features(domain: Domain, level: int) -> Powers:
@@ -227,7 +184,8 @@ def regular_features(domain: Domain, level: int) -> Powers:
     return _powers([cx, cy, 0.0, domain.size / 2 * math.sqrt(2), 0.0], rows)
 
 
-def _chart(hole: Ball | Ellipsoid) -> list[float]:
+def chart_of(hole: Ball | Ellipsoid) -> list[float]:
+    """The conformal coordinate of a hole, see `Powers`."""
     cx, cy = hole.center.tolist()
     sides = torch.linalg.vector_norm(hole.matrix, dim=0)
     long = int(sides.argmax())
@@ -259,7 +217,7 @@ def corners(domain: Domain) -> list[Corner]:
     """The corners of a plane domain made of boxes, polygons and round shapes."""
     if domain.dim != 2:
         return []
-    edges = _edges(domain)
+    edges = edges_of(domain)
     points = {(round(float(p[0]), 12), round(float(p[1]), 12)) for edge in edges for p in edge}
     for i, (a, b) in enumerate(edges):
         for c, d in edges[:i]:
@@ -274,7 +232,8 @@ def corners(domain: Domain) -> list[Corner]:
     return found
 
 
-def _edges(domain: Domain) -> list[tuple[np.ndarray, np.ndarray]]:
+def edges_of(domain: Domain) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Both ends of every straight edge of a plane domain's pieces."""
     found = []
     for piece in domain.pieces:
         shape = piece.shape

@@ -12,9 +12,10 @@ from sciml.conditions import Dirichlet, Neumann, Periodic, Robin
 from sciml.domain import Ball, Box, Ellipsoid
 from sciml.problem import PDE, Elliptic
 from sciml.solution import compare, load
+from sciml.solvers.clusters import clusters, facings
 from sciml.solvers.families import Polynomials, Ridges, degrees_up_to, lattice
 from sciml.solvers.features import FeatureSolver
-from sciml.solvers.singular import clusters, corner_features, corners, hole_features
+from sciml.solvers.singular import corner_features, corners, hole_features
 
 PI = math.pi
 SQUARE = Box([-1, -1], [1, 1])
@@ -86,6 +87,17 @@ def test_density_of_clustered_points(domain):
         area = float((inside(x) & small).double().div(cluster.density(x).clamp_min(1e-9)).mean())
         y = Box([-0.9, -4], [0.9, 4]).interior(40000)
         assert area == pytest.approx(1.8 * 8 * float(inside(y).double().mean()), rel=0.1)
+
+
+def test_density_of_points_that_face_a_hole():
+    domain = SQUARE - Ball([0.8, 0.1], 0.1)
+    (place,) = facings(domain)
+    x, inward = place.edge(20000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(inward[0], vector(-1.0, 0.0))
+    torch.testing.assert_close(x[:, 0], torch.ones_like(x[:, 0]))
+    near = (x[:, 1] - 0.1).abs() < 0.3
+    assert float(near.double().div(place.edge_density(x)).mean()) == pytest.approx(0.6, rel=0.05)
+    assert float(place.edge_density(torch.zeros(1, 2, dtype=torch.float64))) == 0.0
 
 
 # ------------------------------------------------------------------------------------------------------- accuracy
