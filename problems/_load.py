@@ -102,7 +102,7 @@ def narrow(v: Array, holes: Sequence[Hole]) -> list[tuple[complex, complex, floa
 
 
 def unit_load(
-    vertices: Sequence[tuple[float, float]], holes: Sequence[Hole] = (), orders: tuple[int, int, int] = (40, 30, 40)
+    vertices: Sequence[tuple[float, float]], holes: Sequence[Hole] = (), orders: tuple[int, int, int] = (50, 35, 60)
 ) -> Series:
     """Fit the boundary values by least squares.
 

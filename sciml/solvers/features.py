@@ -230,10 +230,10 @@ class _Search:
 def _estimate(distances: list[float], gaps: list[float], residual: float, singular: bool) -> float:
     """The relative error, from the distances of nested solutions and the residuals of the solution and of these.
 
-    Where no nested solution has a clearly larger residual, their distance says nothing, and the residual itself counts.
+    With singular functions the distances err to the low side, since the nested systems lack the same functions, and the
+    residual to the high side, since it is largest where it matters least: their geometric mean counts.
     """
-    telling = [(d, g) for d, g in zip(distances, gaps[1:], strict=True) if not singular or g > 1.5 * gaps[0]]
-    estimates = [max(d * gaps[0] / max(g, 1e-300), 1e-17) for d, g in telling]
-    if not estimates:
-        return residual
-    return max(estimates) if singular else math.exp(sum(map(math.log, estimates)) / len(estimates))
+    estimates = [max(d * gaps[0] / max(g, 1e-300), 1e-17) for d, g in zip(distances, gaps[1:], strict=True)]
+    if singular:
+        return math.sqrt(max(estimates) * residual)
+    return math.exp(sum(map(math.log, estimates)) / len(estimates))
