@@ -82,19 +82,18 @@ def sample(
     temperatures: Temperatures = "1000,1500",
     pressures: Pressures = "1",
     phis: Phis = "0.5,2",
-    kinds: Annotated[str, typer.Option("--kinds", help="Of states, see `sciml.chemistry.recipe`.")] = (
-        "manifold,perturbed,nearby"
-    ),
-    states: Annotated[int, typer.Option("--states", help="How many, before filters.")] = 30000,
-    ignitions: Annotated[int, typer.Option("--ignitions", help="Trajectories of the manifold.")] = 200,
-    flames: Annotated[int, typer.Option("--flames", help="One-dimensional flames of the manifold.")] = 4,
+    kinds: Annotated[str | None, typer.Option("--kinds", help="Of states, separated by commas.")] = None,
+    states: Annotated[int | None, typer.Option("--states", help="How many, before filters.")] = None,
+    ignitions: Annotated[int | None, typer.Option("--ignitions", help="Trajectories of the manifold.")] = None,
+    flames: Annotated[int | None, typer.Option("--flames", help="One-dimensional flames of the manifold.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Draw states of a mechanism to learn from."""
     from sciml.chemistry.mechanism import Mechanism
     from sciml.chemistry.recipe import Sampling, draw
 
-    chosen = Sampling(parse(kinds, tuple[str, ...], "--kinds"), states, ignitions, flames)
+    named = None if kinds is None else parse(kinds, tuple[str, ...], "--kinds")
+    chosen = _changed(Sampling(), kinds=named, states=states, ignitions=ignitions, flames=flames)
     ranges = _ranges(fuel, oxidiser, temperatures, pressures, phis)
     _writable(out)
     with _bar("trajectories") as progress:
@@ -102,6 +101,13 @@ def sample(
     drawn.save(out)
     _counted(drawn.samples)
     print(f"states: {out}")
+
+
+def _changed(recipe: Any, **given: Any) -> Any:
+    """A recipe with what was given instead of its defaults."""
+    from dataclasses import replace
+
+    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
 
 
 def _writable(out: Path) -> None:
@@ -162,12 +168,12 @@ def label(
 def train(
     labels: Annotated[Path, typer.Argument(help="The file of `sciml label`.")],
     out: Annotated[Path, typer.Option("--out", help="The file of the surrogate.")] = Path("surrogate.h5"),
-    widths: Annotated[str, typer.Option("--widths", help="Hidden layers.")] = "64,64,64",
-    steps: Annotated[int, typer.Option("--steps", help="Of SOAP on pairs.")] = 12000,
-    tuning: Annotated[int, typer.Option("--tuning", help="Steps of SOAP on rollouts; 0 for none.")] = 0,
-    lr: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 1e-2,
-    batch: Annotated[int, typer.Option("--batch", help="Pairs in a step.")] = 2048,
-    edges: Annotated[str, typer.Option("--edges", help="Temperatures (K) between experts.")] = "",
+    widths: Annotated[str | None, typer.Option("--widths", help="Hidden layers, separated by commas.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="On pairs of states.")] = None,
+    tuning: Annotated[int | None, typer.Option("--tuning", help="Steps on rollouts; 0 for none.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Pairs in a step.")] = None,
+    edges: Annotated[str | None, typer.Option("--edges", help="Temperatures (K) between experts.")] = None,
     seed: Seed = 0,
     mechanism: Other = None,
 ) -> None:
@@ -179,8 +185,10 @@ def train(
     dataset = Dataset.load(labels)
     _writable(out)
     gas = _mechanism(dataset.mechanism, mechanism, dataset.hash, str(labels))
-    between = parse(edges, tuple[float, ...], "--edges") if edges else ()
-    chosen = Training(parse(widths, tuple[int, ...], "--widths"), steps, lr, batch, tuning, between)
+    layers = None if widths is None else parse(widths, tuple[int, ...], "--widths")
+    between = None if edges is None else parse(edges, tuple[float, ...], "--edges")
+    options = {"widths": layers, "steps": steps, "lr": lr, "batch": batch, "tuning": tuning, "edges": between}
+    chosen = _changed(Training(), **options)
     checkpoint = out.with_name(out.name + ".checkpoint.h5")
     try:
         model, history = learn(dataset, gas, chosen, seed, checkpoint)

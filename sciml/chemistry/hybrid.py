@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from sciml.chemistry.mechanism import Mechanism
-    from sciml.chemistry.surrogate import Surrogate
+    from sciml.chemistry.surrogate import Settings, Surrogate
 
-__all__ = ["Hybrid", "hybrid"]
+__all__ = ["Ensemble", "Hybrid", "hybrid"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Hybrid:
 
 
 def hybrid(
-    surrogate: Surrogate,
+    surrogate: Surrogate | Ensemble,
     mechanism: Mechanism,
     states: np.ndarray,
     threshold: float = 1.0,
@@ -86,3 +89,64 @@ def hybrid(
         failed[chosen[~done]] = True
     end = time.process_time()
     return Hybrid(out, outside, failed, end - begun, end - middle)
+
+
+class Ensemble:
+    """Several surrogates of one mechanism: the first steps, and where they disagree none is trusted.
+
+    The spread of a state is the mean, over the reactive species, of the members' standard deviation in Box-Cox space in
+    units of the mean increment. The score is the larger of the first member's and the spread over its `radius`.
+
+    Args:
+        members: at least two, trained with different seeds.
+        states: (n, 2+s), of the training: the spread's `quantile` among them is its radius.
+        quantile: of the spread.
+
+    Raises:
+        ValueError: for fewer than two members, or members of different mechanisms or steps.
+    """
+
+    def __init__(self, members: Sequence[Surrogate], states: np.ndarray, quantile: float = 0.999) -> None:
+        if len(members) < 2:
+            raise ValueError(f"members has {len(members)} surrogates, but disagreement needs at least 2")
+        for name in ("hash", "dt", "reactor", "lmbda"):
+            found = {getattr(member.settings, name) for member in members}
+            if len(found) > 1:
+                raise ValueError(f"members must agree in {name}, but have {', '.join(map(str, sorted(found)))}")
+        self.members = tuple(members)
+        self.radius = float(np.quantile(self.spread(states), quantile))
+
+    @property
+    def settings(self) -> Settings:
+        """What the first member is for."""
+        return self.members[0].settings
+
+    @property
+    def mechanism(self) -> str:
+        """The string that names the mechanism."""
+        return self.members[0].mechanism
+
+    @property
+    def dt(self) -> float:
+        """The step, s."""
+        return self.members[0].dt
+
+    def checked(self, states: np.ndarray) -> Tensor:
+        """As `Surrogate.checked`."""
+        return self.members[0].checked(states)
+
+    def step(self, states: np.ndarray) -> np.ndarray:
+        """States (n, 2+s) one step later, by the first member."""
+        return self.members[0].step(states)
+
+    def spread(self, states: np.ndarray) -> np.ndarray:
+        """How much the members disagree on states (n, 2+s), (n,)."""
+        first = self.members[0]
+        columns = [2 + k for k in first.settings.reactive]
+        with torch.no_grad():
+            ends = [first.boxcox(torch.as_tensor(member.step(states))[:, columns]) for member in self.members]
+            return (torch.stack(ends).std(0) / first.increment.scale).mean(1).numpy()
+
+    def score(self, states: np.ndarray) -> np.ndarray:
+        """How far states (n, 2+s) are from those of the training, (n,): above 1 is outside."""
+        return np.maximum(self.members[0].score(states), self.spread(states) / self.radius)

@@ -69,3 +69,15 @@ def test_held_out_charges_fill_the_ranges():
     atm = charges[:, 1] / combustion.ATM
     assert 30 <= atm.min() < 33 and 47 < atm.max() <= 50
     assert len(np.unique(atm.round(6))) == 12
+
+
+def test_a_flame_burns_by_all_three_chemistries(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["--set", "task=flame", "--set", "sampling.flames=1", "--set", "cells=12", "--set", "lengths=0.3"]
+    assert command(["run", "combustion", "smoke", *TINY, *small]) == 0
+    path = folder(tmp_path / "runs")
+    metrics = json.loads((path / "metrics.json").read_text())
+    assert [row["chemistry"] for row in metrics["table"]][:2] == ["Cantera's steady flame", "CVODE"]
+    assert len(metrics["table"]) == 4 and 0 <= metrics["share of CVODE in the hybrid"] <= 1
+    assert 0 < metrics["table"][1]["speed (m/s)"] < metrics["flame speed, Cantera"]  # coarse, and just begun
+    assert (path / "flame.png").exists()
