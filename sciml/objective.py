@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sciml.calculus import Field, jet
 from sciml.conditions import Condition, Data, Dirichlet, Initial, Neumann, Periodic, Robin
-from sciml.domain import Box, Domain
+from sciml.domain import Box, Domain, gauss_nodes
 from sciml.problem import PDE, Elliptic, Evolution
 
 Penalty = float | Callable[[float], float] | Mapping[str, float]
@@ -112,23 +111,11 @@ def _penalty(penalty: Penalty, name: str, progress: float) -> float:
     return float(penalty(progress)) if callable(penalty) else float(penalty)
 
 
-def _gauss(interval: Box, n: int, generator: torch.Generator | None, order: int = 8) -> tuple[Tensor, Tensor]:
-    """Nodes ``(m, 1)`` and weights of Gauss-Legendre rules on panels; a random shift cuts the first and last."""
-    low, high = (float(b) for b in interval.bounds)
-    panels = max(n // order - 1, 1)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
-    shift = float(torch.rand((), generator=generator, dtype=torch.float64))
-    inner = low + (high - low) / panels * (torch.arange(panels, dtype=torch.float64) + 0.05 + 0.9 * shift)
-    edges = torch.cat([inner.new_tensor([low]), inner, inner.new_tensor([high])])
-    nodes, weights = (torch.as_tensor(a) for a in np.polynomial.legendre.leggauss(order))
-    half = (edges[1:] - edges[:-1])[:, None] / 2
-    return (edges[:-1, None] + half * (1 + nodes)).reshape(-1, 1), (half * weights).reshape(-1)
-
-
 class _Sampled:
     """Shared by both objectives: where the points lie."""
 
     problem: Elliptic | PDE
+    gauss_up_to = 1  # dimensions in which quasi-random points are Gauss nodes
 
     def __init__(self, problem: Elliptic | PDE | Evolution, penalty: Penalty) -> None:
         self.problem = problem.pde() if isinstance(problem, Evolution) else problem
@@ -148,13 +135,15 @@ class _Sampled:
             interior: number of interior points.
             boundary: number of boundary points.
             generator: source of randomness; None is a fresh one seeded with 0.
-            sobol: scrambled Sobol points instead of independent ones; on an interval, composite Gauss-Legendre nodes
-                with randomly shifted panels (about `interior` of them), which integrate what they resolve exactly.
+            sobol: quasi-random points instead of independent ones: for an energy in up to three dimensions, and on
+                intervals, Gauss nodes on randomly shifted panels (about `interior` of them; `domain.gauss_nodes`),
+                scrambled Sobol points otherwise.
             hard: leave out the Dirichlet and Initial blocks, which the field satisfies by construction.
         """
         domain = self.problem.domain
-        if sobol and domain.dim == 1 and isinstance(domain, Box):
-            x, weight = _gauss(domain, interior, generator)
+        nodes = gauss_nodes(domain, interior, generator) if sobol and domain.dim <= self.gauss_up_to else None
+        if nodes is not None:
+            x, weight = nodes
         else:
             x = domain.interior(interior, generator, sobol=sobol)
             weight = torch.full((len(x),), domain.volume / len(x), dtype=x.dtype)
@@ -354,6 +343,8 @@ class Ritz(_Sampled):
 
     loss = energy + penalty int |u - g|^2 (the Deep Ritz form of arXiv:2007.11207 and arXiv:2009.14597).
     """
+
+    gauss_up_to = 3  # unlike a residual, the energy density does not vanish at the solution: its noise must be small
 
     def __init__(self, problem: Elliptic, penalty: Penalty = 1000.0) -> None:
         if not isinstance(problem, Elliptic):

@@ -12,6 +12,7 @@ from typing import Any
 
 from .base import Boundary, Domain
 from .flat import Box, Polygon
+from .nodes import gauss_nodes
 from .round import Ball, Ellipsoid
 from .sets import Difference, Intersection, Product, Union
 
@@ -27,6 +28,7 @@ __all__ = [
     "Product",
     "Union",
     "domain_from",
+    "gauss_nodes",
 ]
 
 _SHAPES: dict[str, Callable[..., Domain]] = {"box": Box, "ball": Ball, "ellipsoid": Ellipsoid, "polygon": Polygon}
