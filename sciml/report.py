@@ -196,8 +196,9 @@ def draw_training(run: Run, solutions: Mapping[str, Solution]) -> None:
     trained = {k: s for k, s in solutions.items() if getattr(s.history, "steps", None)}
     if not trained:
         return
-    with run.figure("training", 11.0, 4.0) as figure:
-        left, right = figure.subplots(1, 2)
+    timed = any("rel_l2" in r for s in trained.values() for r in s.history.records)
+    with run.figure("training", 11.0 if timed else 6.0, 4.0) as figure:
+        left, *others = figure.subplots(1, 2 if timed else 1, squeeze=False)[0]
         for k, (name, solution) in enumerate(trained.items()):
             steps = solution.history.steps
             stride = max(1, len(steps) // 2000)
@@ -210,13 +211,14 @@ def draw_training(run: Run, solutions: Mapping[str, Solution]) -> None:
                     [r["step"] for r in rows], [abs(r[term]) for r in rows], style, c=f"C{k}", lw=0.7, label=label
                 )
             rows = [r for r in solution.history.records if "rel_l2" in r]
-            if rows:
+            for right in others if rows else ():
                 right.plot([r["seconds"] for r in rows], [r["rel_l2"] for r in rows], c=f"C{k}", label=name)
         for k, (name, solution) in enumerate(solutions.items(), start=len(trained)):
-            if name not in trained:
+            for right in others if name not in trained else ():
                 right.axvline(solution.seconds, c=f"C{k}", ls=":", lw=1, label=f"{name} done")
         left.set(xlabel="step", ylabel="|loss term|", yscale="log")
-        right.set(xlabel="seconds", ylabel="relative L2 error", yscale="log", xscale="log")
-        for ax in (left, right):
+        for right in others:
+            right.set(xlabel="seconds", ylabel="relative L2 error", yscale="log", xscale="log")
+        for ax in (left, *others):
             if ax.get_legend_handles_labels()[0]:
                 ax.legend(fontsize=7)

@@ -29,6 +29,16 @@ CLAIMS = [
     ("of a network of 2 x 32 sines", "p_laplacian_five", ("Gauss-Newton, 2 x 32 sines", "rel_l2"), ".1e"),
     ("viscosity of Burgers", "burgers_inverse", ("nu", "relative error"), ".4f"),
     ("its standard error", "burgers_inverse", ("nu", "standard error"), ".2e"),
+    ("at k = 1 stays", "frequency_paper", ("T_1",), ".0f"),
+    ("at k = 3", "frequency_paper", ("T_3",), ".0f"),
+    ("at k = 5", "frequency_paper", ("T_5",), ".0f"),
+    ("orientations among", "regimes_condensation", ("early",), ".0f"),
+    ("announces the loss spike", "regimes_spikes", ("spike", "lead"), ".0f"),
+    ("error after 2 samples", "regimes_samples", ("factored", "test_mse", "2"), ".1e"),
+    ("for a linear model", "regimes_samples", ("linear", "test_mse", "2"), ".2f"),
+    ("the mean squared error jumps", "regimes_jump", ("residual", "J_mse"), ".1e"),
+    ("| ... of Burgers' equation", "regimes_jump_burgers", ("residual", "J_mse"), ".0f"),
+    ("reduced to half", "regimes_reduction", ("growth of the error",), ".3f"),
 ]
 
 

@@ -36,6 +36,7 @@ Problem = Elliptic | PDE | Evolution
 
 _NEURONS = 3200  # of a hidden layer that is solved for exactly
 _ROUNDS = 8
+_WORK = 1e12  # floating-point operations of a third round of Gauss-Newton: about half a minute on a few cores
 _CHECKED = 4000  # points for distances and residuals
 
 
@@ -191,15 +192,17 @@ def _trained(
     callbacks: Sequence[Callback],
 ) -> _Round | None:
     """Subnetworks at scales 1, 2, 4, ... up to the bandwidth, trained by Gauss-Newton."""
-    if k > 2:
-        return None
     lower, upper = stated.domain.bounds
-    width = 16 + 6 * k
+    width = 16 + 4 * k
     # a subnetwork of scale one already resolves a few waves across the domain
     waves = float((bandwidth * (upper - lower)).max()) / (4 * math.pi)
     scales = tuple(2.0**j for j in range(1 + max(0, math.ceil(math.log2(max(waves, 1.0))))))
     unknowns = len(scales) * width**2
-    stages = [Adam(300, lr=3e-3), GaussNewton(60 + 30 * k, resample=10)]
+    points = max(1000, 3 * unknowns)
+    newton = GaussNewton(60, resample=10)
+    # an estimate takes two rounds; normal equations of the third are only formed where that is cheap
+    if k > 2 or (k == 2 and newton.steps * points * unknowns**2 > _WORK):
+        return None
     plain = replace(
         solver,
         scales=scales,
@@ -207,8 +210,8 @@ def _trained(
         ritz=False,
         balanced=False,
         adaptive=True,
-        stages=stages,
-        interior=max(1000, 3 * unknowns),
+        stages=[Adam(100, lr=3e-3, resample=10), newton],
+        interior=points,
         boundary=max(200, unknowns // 2),
     )
     solution = plain.solve(problem, seed + k, callbacks)
