@@ -6,9 +6,13 @@ reaction  -u_xx + u^3 = g on (0, 1), u = 0 at the ends; sources are random field
 burgers   u_t + u u_x = nu u_xx on (-1, 1), 0 < t < 1, u = 0 at the ends; g is the initial value, a sum of three sines
           with random factors, labels the method of lines on 64 cells
 
+transport radiative transfer in a slab (`radiative_transfer`), from inflow to f(x, v), linear: without F; members are
+          random polynomials in v, labels discrete ordinates on 16 cells in 8 directions
+
 Members of the training are drawn from one seed, the unseen ones from another; the truth is the same scheme on 16 times
-as many cells. ``ablation`` trains the paper's plain networks by Adam, at equal steps, on the equation alone, on labels
-alone and on both; ``labels`` does so for several numbers of labelled members.
+as many cells, for transport the factorised operator of `SlabSolver`. ``ablation`` trains the paper's plain networks by
+Adam, at equal steps, on the equation alone, on labels alone and on both; ``labels`` does so for several numbers of
+labelled members.
 """
 
 from __future__ import annotations
@@ -26,11 +30,15 @@ from torch import Tensor
 from sciml import PDE, Box, Dirichlet, Evolution, Family, FiniteDifference, GreensSolver
 from sciml.optimizers import GaussNewton
 from sciml.problems.greens import fields  # type: ignore[import-not-found]
+from sciml.problems.radiative_transfer import inflow, slab  # type: ignore[import-not-found]
+from sciml.solvers.slabnetwork import SlabNetwork
 from sciml.solvers.trained import Trained
+from sciml.solvers.transport import SlabSolver
 from sciml.training import Adam, Stage
 
 Function = Callable[[Tensor], Tensor]
 MODES = ("both", "model only", "labels only")
+CASES = ("reaction", "burgers", "transport")
 COARSE = {"reaction": 32, "burgers": 64}
 FINE = 16  # times as many cells for the truth
 
@@ -79,9 +87,10 @@ class Config:
     """Options of a run.
 
     Attributes:
-        case: reaction or burgers.
+        case: reaction, burgers or transport.
         modes: of both, model only and labels only.
         nu: viscosity of Burgers' equation.
+        eps: mean free path of transport.
         members: of the training.
         labels: numbers of labelled members, one training each.
         steps: of Adam.
@@ -90,33 +99,42 @@ class Config:
         width: of all hidden layers.
         points: per batch.
         unseen: members of the test.
+        cells: of the labels; 0 takes the coarse grids named above.
     """
 
     case: str = "burgers"
     modes: tuple[str, ...] = ("both",)
     nu: float = 0.01
-    members: int = 100
-    labels: tuple[int, ...] = (100,)
-    steps: int = 4000
+    eps: float = 1.0
+    cells: int = 0
+    members: int = 60
+    labels: tuple[int, ...] = (4,)
+    steps: int = 1500
     newton: int = 0
     lr: float = 3e-3
-    width: int = 48
-    points: int = 24
+    width: int = 32
+    points: int = 16
     unseen: int = 10
 
 
 VARIANTS = {
     "smoke": Config(case="reaction", members=4, labels=(2,), steps=20, width=8, points=8, unseen=2),
-    "paper": Config(),
-    "reaction": Config(case="reaction"),
-    "ablation": Config(modes=MODES, members=100, labels=(6,), steps=2000),
-    "labels": Config(modes=("both", "labels only"), labels=(2, 6, 20, 60), steps=2000),
+    "paper": Config(members=120, labels=(120,), cells=256, width=24, points=40, steps=500, newton=60),
+    "reaction": Config(case="reaction", members=60, labels=(60,), width=16, points=30, steps=200, newton=40),
+    "ablation_burgers": Config(modes=MODES),
+    "ablation_transport": Config(case="transport", modes=MODES, points=8),
+    "labels_burgers": Config(modes=("both", "labels only"), labels=(2, 8, 30)),
+    "labels_transport": Config(case="transport", modes=("both", "labels only"), labels=(2, 6, 20), points=8),
 }
 
 
 def run(config: Config, run: Any) -> dict[str, Any]:
     """Train one operator per mode and number of labels; measure all on unseen members."""
     check(config)
+    if config.case == "transport":
+        found, rows = transport(config, run)
+        draw_errors(run, config, found)
+        return {**found, "table": rows}
     made = family(config.case, config.nu)
     x = made.problem.domain.interior(4000, torch.Generator().manual_seed(run.seed))
     drawn = made.draw(config.unseen, torch.Generator().manual_seed(1000 + run.seed))
@@ -124,26 +142,61 @@ def run(config: Config, run: Any) -> dict[str, Any]:
     coarse = torch.stack([solve(config, made, drawn, k, COARSE[config.case])(x) for k in range(config.unseen)], 1)
     metrics: dict[str, Any] = {"labels' own error": errors(coarse, truth)}
     rows = []
-    for count in config.labels:
-        for mode in config.modes:
-            if mode == "model only" and count != config.labels[0]:
-                continue
-            operator = train(config, made, mode, count, run)
-            (data,) = drawn.values()
-            found = errors(operator(data)(x), truth)
-            found["seconds"] = operator.seconds
-            name = mode if len(config.labels) == 1 or mode == "model only" else f"{mode}, {count} labels"
-            metrics[name] = found
-            rows.append({"trained on": name, **found})
-            print(f"{name}: {found}, {operator.status}", flush=True)
-    draw(run, config, metrics, operator, drawn)
+    for name, mode, count in trainings(config):
+        operator = train(config, made, mode, count, run)
+        (data,) = drawn.values()
+        metrics[name] = {**errors(operator(data)(x), truth), "seconds": operator.seconds}
+        rows.append({"trained on": name, **metrics[name]})
+        print(f"{name}: {metrics[name]}, {operator.status}", flush=True)
+    draw_errors(run, config, metrics)
+    draw_members(run, config, operator, drawn)
     return {**metrics, "table": rows}
+
+
+def trainings(config: Config) -> list[tuple[str, str, int]]:
+    """(name in the table, mode, labelled members) of all trainings."""
+    several = len(config.labels) > 1
+    return [
+        (f"{mode}, {count} labels" if several and mode != "model only" else mode, mode, count)
+        for count in config.labels
+        for mode in config.modes
+        if mode != "model only" or count == config.labels[0]
+    ]
+
+
+def transport(config: Config, run: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The trainings of the slab."""
+
+    def pairs(count: int, seed: int) -> list[Any]:
+        generator = torch.Generator().manual_seed(seed)
+        return [(inflow("polynomial", generator), inflow("polynomial", generator)) for _ in range(count)]
+
+    equation = slab(config.eps)
+    reference, unseen = SlabSolver().solve(equation), pairs(config.unseen, 1000 + run.seed)
+    x = Box([0, -1], [1, 1]).interior(4000, torch.Generator().manual_seed(run.seed))
+    truth = torch.stack([reference(*pair)(x) for pair in unseen], 1)
+    metrics: dict[str, Any] = {}
+    rows = []
+    for name, mode, count in trainings(config):
+        options = SlabNetwork(
+            widths=(config.width, config.width),
+            labels=0 if mode == "model only" else count,
+            model=0.0 if mode == "labels only" else 1.0,
+            points=config.points,
+            stages=(Adam(config.steps, lr=config.lr),),
+        )
+        operator = options.solve(equation, pairs(config.members, run.seed), run.seed)
+        found = torch.stack([operator(*pair)(x) for pair in unseen], 1)
+        metrics[name] = {**errors(found, truth), "seconds": operator.seconds}
+        rows.append({"trained on": name, **metrics[name]})
+        print(f"{name}: {metrics[name]}, {operator.status}", flush=True)
+    return metrics, rows
 
 
 def check(config: Config) -> None:
     """Refuse names that there are not."""
-    if config.case not in COARSE:
-        raise ValueError(f"case is {config.case!r}, but must be one of {', '.join(COARSE)}")
+    if config.case not in CASES:
+        raise ValueError(f"case is {config.case!r}, but must be one of {', '.join(CASES)}")
     for mode in config.modes:
         if mode not in MODES:
             raise ValueError(f"modes holds {mode!r}, but must be of {', '.join(MODES)}")
@@ -171,10 +224,11 @@ def train(config: Config, made: Family, mode: str, labels: int, run: Any) -> Any
         members=config.members,
         labels=0 if mode == "model only" else labels,
         scheme=scheme,
-        cells=COARSE[config.case],
+        cells=config.cells or COARSE[config.case],
         model=0.0 if mode == "labels only" else 1.0,
         points=config.points,
         stages=stages,
+        dtype=torch.float64 if config.newton else torch.float32,
     )
     return GreensSolver(options).solve(made, seed=run.seed)
 
@@ -190,30 +244,28 @@ def errors(found: Tensor, truth: Tensor) -> dict[str, float]:
     return {"rel_l2": float(each.median()), "worst": float(each.max())}
 
 
-def draw(
-    run: Any,
-    config: Config,
-    metrics: dict[str, Any],
-    operator: Any,
-    drawn: dict[str, Function],
-) -> None:
-    """Error against the number of labels where there are several, and members of the last operator beside the truth."""
-    if len(config.labels) > 1:
-        with run.figure("labels", 4.5, 3.5) as figure:
-            axis = figure.subplots()
-            for mode in config.modes:
-                if mode == "model only":
-                    axis.axhline(metrics[mode]["rel_l2"], color="C2", label=mode)
-                    continue
-                found = [metrics[f"{mode}, {n} labels"]["rel_l2"] for n in config.labels]
-                axis.loglog(config.labels, found, marker="o", label=mode)
-            axis.set(xlabel="labelled members", ylabel="relative L2 error, unseen members")
-            axis.legend()
-    elif len(config.modes) > 1:
-        with run.figure("ablation", 4.5, 3.5) as figure:
-            axis = figure.subplots()
+def draw_errors(run: Any, config: Config, metrics: dict[str, Any]) -> None:
+    """Error against the number of labels where there are several, else by mode."""
+    if len(config.modes) == 1 and len(config.labels) == 1:
+        return
+    with run.figure("errors", 4.5, 3.5) as figure:
+        axis = figure.subplots()
+        if len(config.labels) == 1:
             axis.bar(config.modes, [metrics[mode]["rel_l2"] for mode in config.modes])
             axis.set(ylabel="relative L2 error, unseen members", yscale="log")
+            return
+        for mode in config.modes:
+            if mode == "model only":
+                axis.axhline(metrics[mode]["rel_l2"], color="C2", label=mode)
+            else:
+                found = [metrics[f"{mode}, {n} labels"]["rel_l2"] for n in config.labels]
+                axis.loglog(config.labels, found, marker="o", label=mode)
+        axis.set(xlabel="labelled members", ylabel="relative L2 error, unseen members")
+        axis.legend()
+
+
+def draw_members(run: Any, config: Config, operator: Any, drawn: dict[str, Function]) -> None:
+    """Members of the last operator beside the truth."""
     made = family(config.case, config.nu)
     lower, upper = made.problem.domain.bounds
     line = torch.linspace(float(lower[-1]), float(upper[-1]), 401, dtype=torch.float64)[:, None]

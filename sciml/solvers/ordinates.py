@@ -116,6 +116,11 @@ class DiscreteOrdinates:
             size = np.abs(swept).max()
             changes.append(float(np.abs(swept - rho).max() / size) if size > 0 else 0.0)
             rho = swept
+            if self.accelerate and size > 1e6 * np.abs(inflow).max():
+                thick = slab.total * h.max()
+                raise ArithmeticError(
+                    f"the acceleration diverges on cells of {thick:.2g} free paths; use more cells or accelerate=False"
+                )
             if changes[-1] < self.tolerance:
                 f = _sweep(slab, h, v, inflow, rho)
                 both = np.concatenate([f[1][:, ::-1], f[0]], 1)

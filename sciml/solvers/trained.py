@@ -43,7 +43,7 @@ class Risk(Residuals):
         weights: name -> factor of the term.
     """
 
-    def __init__(self, gaps: dict[str, Gap], weights: dict[str, float]) -> None:
+    def __init__(self, gaps: Mapping[str, Gap], weights: Mapping[str, float]) -> None:
         self.gaps, self.weights = gaps, weights
 
     def vectors(self, field: Any, batch: Batch) -> dict[str, Tensor]:

@@ -105,7 +105,7 @@ class SlabOperator:
             ValueError: for an inflow of another shape or not finite.
         """
         x = self.kernel.nodes
-        rho = 0.5 * (_moment("left", left, self.slab.total * x) + _moment("right", right, self.slab.total * (1 - x)))
+        rho = 0.5 * (moment("left", left, self.slab.total * x) + moment("right", right, self.slab.total * (1 - x)))
         return Solution(
             _Distribution(self, left, right, self.kernel.matrix @ rho), dim=2, status="linear least squares"
         )
@@ -116,7 +116,7 @@ class SlabOperator:
         return _table(x, self.kernel.edges, order) @ coefficients
 
 
-def _moment(name: str, inflow: Inflow, depth: Array) -> Array:
+def moment(name: str, inflow: Inflow, depth: Array) -> Array:
     """Int_0^1 inflow(v) exp(-depth / v) dv by a rule graded towards v = 0."""
     t, w = np.polynomial.legendre.leggauss(160)
     t, w = (1 + t) / 2, w / 2

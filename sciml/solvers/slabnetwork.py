@@ -1,0 +1,203 @@
+"""A plain kernel for radiative transfer in a slab, trained as in MOD-Net (arXiv:2107.03673).
+
+    f(x, v) = inflow exp(-sigma d / |v|) + int_{-1}^1 G(x, v; v') phi(v') dv'
+
+phi(v') is the inflow at x = 0 for v' > 0 and at x = 1 for v' < 0. What has never collided is exact, as in `transport`;
+the network G makes the collided rest h, which is smooth, and is trained on
+
+    v h_x + sigma h - s/2 int h dv = s rho_0,        h = 0 where rays enter,        h = coarse discrete ordinates
+
+for a family of inflows. `SlabSolver` solves the same equation by one factorisation and is better in every respect but
+one: nothing here uses that the scattering is isotropic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciml.calculus import Taylor
+from sciml.domain import Box
+from sciml.networks import Dense
+from sciml.objective import Batch, Block
+from sciml.solution import Solution
+from sciml.solvers.integral import IntegralNetwork, Kernel
+from sciml.solvers.ordinates import DiscreteOrdinates, Inflow, Slab
+from sciml.solvers.quadrature import gauss
+from sciml.solvers.trained import Gap, Risk
+from sciml.solvers.transport import moment
+from sciml.training import Adam, Stage, fit
+
+Pair = tuple[Inflow, Inflow]
+
+__all__ = ["SlabNetwork", "TrainedSlab"]
+
+_PLACES = 256  # x at which the equation is asked for; each batch takes some of them
+
+
+@dataclass(frozen=True)
+class SlabNetwork:
+    """Options of the trained kernel.
+
+    Attributes:
+        widths: hidden widths of G.
+        directions: Gauss nodes in each half of [-1, 1], for both integrals.
+        labels: members with labels, the first ones.
+        scheme: makes the labels.
+        model: weight of the equation; 0 trains on labels only.
+        penalty: weight of the inflow.
+        label: weight of the labels.
+        points: places x per batch, each with all directions; as many labels.
+        stages: of the training, first-order ones.
+    """
+
+    widths: Sequence[int] = (32, 32)
+    directions: int = 6
+    labels: int = 0
+    scheme: DiscreteOrdinates = DiscreteOrdinates(cells=16, directions=4)
+    model: float = 1.0
+    penalty: float = 10.0
+    label: float = 10.0
+    points: int = 8
+    stages: Sequence[Stage] = (Adam(2000, lr=3e-3),)
+
+    def solve(self, slab: Slab, members: Sequence[Pair], seed: int = 0) -> TrainedSlab:
+        """Train on a family of inflows.
+
+        Args:
+            slab: the equation.
+            members: (left, right) as `SlabOperator` takes them.
+            seed: of all draws.
+
+        Raises:
+            ValueError: if more members shall have labels than there are.
+        """
+        if not 0 <= self.labels <= len(members) or (not self.model and not self.labels):
+            raise ValueError(
+                f"labels is {self.labels} with model = {self.model:g}, but must lie between 0 and {len(members)}, the "
+                "number of members, and not be 0 without the equation"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        v, weights = _directions(self.directions)
+        box = ([0.0, -1.0, -1.0], [1.0, 1.0, 1.0])
+        dense = Dense(3, self.widths, generator=generator, box=box, normalise=True)
+        kernel = Kernel(dense, v[:, None], weights)
+        network = IntegralNetwork(Box([0, -1], [1, 1]), [kernel], [_read(members, v)])
+        training = _Training(self, slab, members)
+        history = fit(network, training.risk, training, self.stages, seed=seed)
+        return TrainedSlab(slab, network, history.seconds, history.status)
+
+
+class _Training:
+    """Risk and batches of a family of inflows."""
+
+    def __init__(self, options: SlabNetwork, slab: Slab, members: Sequence[Pair]) -> None:
+        self.options, self.slab, self.members = options, slab, members
+        self.v, self.weights = _directions(options.directions)
+        rays = [options.scheme.solve(slab, *pair) for pair in members[: options.labels]]
+        if rays:
+            x, v = (torch.as_tensor(a) for a in np.meshgrid(rays[0].x, rays[0].v, indexing="ij"))
+            self.at = torch.stack([x.reshape(-1), v.reshape(-1)], 1)
+            self.collided = torch.stack([torch.as_tensor(r.f).reshape(-1) for r in rays], 1)
+            self.collided = self.collided - uncollided(slab, members[: options.labels], self.at)
+        if options.model:
+            # half of the places even, half near the walls, where h is steep
+            u = torch.arange(1, _PLACES // 2 + 1, dtype=torch.float64) / (_PLACES // 2 + 1)
+            near = (u[::2] ** 2 * 3 / slab.total).clamp_max(1)
+            self.x = torch.cat([u, near, 1 - near])
+            self.rho = source(slab, members, self.x)
+        gaps: dict[str, Gap] = {"interior": self.equation, "inflow": self.entering, "label": self.labelled}
+        weights = {"interior": options.model, "inflow": options.penalty, "label": options.label}
+        self.risk = Risk(gaps, weights)
+
+    def equation(self, field: Any, block: Block) -> Tensor:
+        """V h_x / sigma + h - s / sigma (rho + rho_0); points are all directions at every x."""
+        t = field.taylor(Taylor.seed(block.x, 1))
+        h = t.value.reshape(-1, len(self.v), t.value.shape[1])
+        rho = 0.5 * torch.einsum("xvk,v->xk", h, self.weights.to(h)).repeat_interleave(len(self.v), 0)
+        ratio = self.slab.scattering / self.slab.total
+        return block.x[:, 1:] * t.first[0] / self.slab.total + t.value - ratio * (rho + block.given[0])
+
+    def entering(self, field: Any, block: Block) -> Tensor:
+        """H where rays enter."""
+        return field.taylor(Taylor(block.x)).value
+
+    def labelled(self, field: Any, block: Block) -> Tensor:
+        """H minus its labels."""
+        return field.taylor(Taylor(block.x)).value[:, : self.options.labels] - block.given[0]
+
+    def __call__(self, generator: torch.Generator) -> Batch:
+        """Fresh places x of every term."""
+        options, blocks = self.options, {}
+        if options.model:
+            chosen = torch.randint(len(self.x), (options.points,), generator=generator)
+            points = torch.cartesian_prod(self.x[chosen], self.v)
+            rho = self.rho[chosen].repeat_interleave(len(self.v), 0)
+            blocks["interior"] = Block(points, _mean(points), given=(rho,))
+            v = 2 * torch.rand(options.points, generator=generator, dtype=torch.float64) - 1
+            entry = torch.stack([(v < 0).to(v), v], 1)
+            blocks["inflow"] = Block(entry, _mean(entry))
+        if options.labels:
+            chosen = torch.randint(len(self.at), (options.points * len(self.v),), generator=generator)
+            blocks["label"] = Block(self.at[chosen], _mean(chosen), given=(self.collided[chosen],))
+        return Batch(blocks)
+
+
+@dataclass(frozen=True)
+class TrainedSlab:
+    """The operator from inflow to f."""
+
+    slab: Slab
+    network: IntegralNetwork
+    seconds: float
+    status: str
+
+    def __call__(self, left: Inflow, right: Inflow) -> Solution:
+        """Solve for an inflow, given as to `SlabOperator`."""
+        kernel = self.network.kernels[0]
+        assert isinstance(kernel, Kernel)
+        pairs = [(left, right)]
+        rest = self.network.twin([_read(pairs, kernel.nodes[:, 0])], single=True)
+
+        def f(points: Tensor) -> Tensor:
+            with torch.no_grad():
+                return rest(points) + uncollided(self.slab, pairs, points)[:, 0]
+
+        return Solution(f, dim=2, seconds=self.seconds, status=self.status)
+
+
+def uncollided(slab: Slab, members: Sequence[Pair], points: Tensor) -> Tensor:
+    """The exact part ``(n, K)`` at points (x, v)."""
+    x, v = points.numpy().T
+    speed, up = np.maximum(np.abs(v), 1e-14), v > 0
+    fade = np.exp(-slab.total * np.where(up, x, 1 - x) / speed)
+    columns = [np.where(up, left(speed), right(speed)) * fade for left, right in members]
+    return torch.as_tensor(np.stack(columns, 1))
+
+
+def source(slab: Slab, members: Sequence[Pair], x: Tensor) -> Tensor:
+    """The density rho_0 of the exact part, ``(n, K)`` at places ``(n,)``."""
+    depth = slab.total * x.numpy()
+    columns = [0.5 * (moment("left", a, depth) + moment("right", b, slab.total - depth)) for a, b in members]
+    return torch.as_tensor(np.stack(columns, 1))
+
+
+def _directions(count: int) -> tuple[Tensor, Tensor]:
+    """Gauss rules on both halves of [-1, 1]."""
+    v, w = gauss(0.0, 1.0, count)
+    return torch.cat([-v.flip(0), v]), torch.cat([w.flip(0), w])
+
+
+def _read(members: Sequence[Pair], v: Tensor) -> Tensor:
+    """Inflow ``(m, K)`` at signed directions."""
+    speed, up = v.abs().numpy(), v.numpy() > 0
+    return torch.as_tensor(np.stack([np.where(up, left(speed), right(speed)) for left, right in members], 1))
+
+
+def _mean(x: Tensor) -> Tensor:
+    return torch.full((len(x),), 1 / len(x), dtype=torch.float64)
