@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,8 @@ import numpy as np
 
 from sciml.archive import Archive, Store
 from sciml.chemistry.conditions import Burnt, Conditions, FlameSpeed, IgnitionDelay, Metric, StirredReactor
-from sciml.chemistry.evaluation import Evaluation, error_table, protected
-from sciml.chemistry.graphs import ranking, samples
+from sciml.chemistry.evaluation import Assembled, Evaluation, error_table, protected
+from sciml.chemistry.graphs import ranking, reaction_ranking, samples
 from sciml.chemistry.mechanism import Mechanism
 from sciml.chemistry.reduction import Options, Reduction, greedy, reduce, sensitivity, single_harm, sweep
 from sciml.chemistry.submechanism import write
@@ -51,8 +51,8 @@ class Config:
         protect: species that are kept besides those of fuel and oxidiser.
         budget: masks of species that are simulated.
         reactions: masks of reactions that are simulated in the second stage; 0 leaves it out.
-        proposals: who proposes: network, random, inverse, both.
-        compare: what else runs with the same budget: greedy, random, network, inverse, both.
+        proposals: who proposes: integer, network, random, inverse, both.
+        compare: what else runs with the same budget: greedy, integer, random, network, inverse, both.
         graphs: graph methods to run: DRG, DRGEP, PFA, DRGEPASA.
         workers: processes; 0 is this one.
         timeout: seconds for one mask, with workers; 0 is no limit.
@@ -80,8 +80,8 @@ class Config:
     protect: tuple[str, ...] = ()
     budget: int = 300
     reactions: int = 300
-    proposals: Literal["network", "random", "inverse", "both"] = "both"
-    compare: tuple[str, ...] = ("greedy", "random")
+    proposals: Literal["integer", "network", "random", "inverse", "both"] = "integer"
+    compare: tuple[str, ...] = ("greedy", "random", "both")
     graphs: tuple[str, ...] = ("DRG", "DRGEP", "PFA", "DRGEPASA")
     workers: int = 0
     timeout: float = 0.0
@@ -159,27 +159,37 @@ def run(config: Config, run: Any) -> dict[str, Any]:
         write(run.path / "best.yaml", mechanism, names(mechanism, best), header={"simulated masks": len(archive)})
 
     rows: list[dict[str, Any]] = []
-    found = timed(rows, config.proposals, lambda: reduce(evaluate, fixed, options, (), run.seed, store, Best(keep)))
+    states = samples(mechanism, conditions)
+    targets = names(mechanism, fixed)
+    start = [ranking(mechanism, states, targets, "DRGEP")]
+    found = timed(
+        rows, config.proposals, store, lambda: reduce(evaluate, fixed, options, (), run.seed, store, Best(keep), start)
+    )
     for method in config.compare:
-        found = smaller(
-            found, timed(rows, method, partial(proposed, evaluate, fixed, options, method, run.seed, store))
-        )
-    for label, graph in graph_methods(config, evaluate, fixed, store).items():
-        found = smaller(found, timed(rows, label, graph))
+        other = partial(proposed, evaluate, fixed, options, method, run.seed, store, start)
+        found = smaller(found, timed(rows, method, store, other))
+    for label, graph in graph_methods(config, evaluate, fixed, store, states).items():
+        found = smaller(found, timed(rows, label, store, graph))
     species = names(mechanism, found.mask)
     kept, reactions = second_stage(config, run, evaluate, found, rows)
-    header = provenance(config, run, found, kept)
+    header = provenance(config, run, evaluate, found, kept)
     write(run.path / "reduced.yaml", mechanism, species, reactions, header, config.chemkin)
     return report(run, evaluate, found, rows, species)
 
 
 def proposed(
-    evaluate: Evaluation, fixed: np.ndarray, options: Options, method: str, seed: int, store: Store
+    evaluate: Evaluation,
+    fixed: np.ndarray,
+    options: Options,
+    method: str,
+    seed: int,
+    store: Store,
+    start: Sequence[np.ndarray],
 ) -> Reduction:
     """Greedy deletion, or the search with another proposer, at the budget of `options`."""
     if method == "greedy":
         return greedy(evaluate, fixed, options.budget, store=store)
-    return reduce(evaluate, fixed, replace(options, proposals=method), (), seed, store)  # type: ignore[arg-type]
+    return reduce(evaluate, fixed, replace(options, proposals=method), (), seed, store, None, start)  # type: ignore[arg-type]
 
 
 class Best:
@@ -204,9 +214,9 @@ def smaller(one: Reduction, other: Reduction) -> Reduction:
     return min(one, other, key=lambda r: (r.size, r.error))
 
 
-def timed(rows: list[dict[str, Any]], name: str, work: Callable[[], Reduction]) -> Reduction:
-    """Run a method and add its row to the table."""
-    begun = time.process_time()
+def timed(rows: list[dict[str, Any]], name: str, store: Store, work: Callable[[], Reduction]) -> Reduction:
+    """Run a method and add its row to the table; masks count whether an earlier method of the run knew them or not."""
+    begun, known = time.perf_counter(), len(store)
     found = work()
     rows.append(
         {
@@ -214,7 +224,9 @@ def timed(rows: list[dict[str, Any]], name: str, work: Callable[[], Reduction]) 
             "size": found.size,
             "worst error / tolerance": found.error,
             "simulated masks": found.simulated,
-            "seconds of this process": time.process_time() - begun,
+            "size reached after": int(found.archive.best or 0) + 1,
+            "new to this run": len(store) - known,
+            "seconds for the new": time.perf_counter() - begun,
         }
     )
     print(f"{name}: {found.size} with {found.simulated} masks", flush=True)
@@ -222,21 +234,18 @@ def timed(rows: list[dict[str, Any]], name: str, work: Callable[[], Reduction]) 
 
 
 def graph_methods(
-    config: Config, evaluate: Evaluation, fixed: np.ndarray, store: Store
+    config: Config, evaluate: Evaluation, fixed: np.ndarray, store: Store, states: np.ndarray
 ) -> dict[str, Callable[[], Reduction]]:
     """The graph methods asked for, as functions."""
     methods: dict[str, Callable[[], Reduction]] = {}
-    if not config.graphs:
-        return methods
     mechanism = evaluate.mechanism
-    states = samples(mechanism, evaluate.conditions)
     targets = names(mechanism, fixed)
     for label in config.graphs:
         if label not in ("DRG", "DRGEP", "PFA", "DRGEPASA"):
             raise ValueError(f"graphs has {label!r}, but its members must be DRG, DRGEP, PFA or DRGEPASA")
         rank = ranking(mechanism, states, targets, label.removesuffix("ASA"))  # type: ignore[arg-type]
         follow = sensitivity if label.endswith("ASA") else sweep
-        methods[label] = lambda follow=follow, rank=rank: follow(evaluate, fixed, rank, config.budget, store)  # type: ignore[misc]
+        methods[label] = partial(follow, evaluate, fixed, rank, config.budget, store)
     return methods
 
 
@@ -249,19 +258,26 @@ def second_stage(
     inner = Evaluation(evaluate.mechanism, evaluate.conditions, evaluate.metrics, species=found.mask)
     store = Store(run.path / "reactions.h5", inner.dim, inner.size, inner.fingerprint)
     fixed = np.zeros(inner.dim, dtype=bool)
-    reduced = timed(rows, "reactions, greedy", lambda: greedy(inner, fixed, config.reactions, store=store))
+    part = Assembled(inner.parts.assemble(found.mask))
+    start = [reaction_ranking(part, samples(part, inner.conditions))]
+    options = Options(config.reactions, config.proposals)
+    reduced = timed(rows, "reactions", store, lambda: reduce(inner, fixed, options, (), run.seed, store, None, start))
     return reduced.size, inner.masks(reduced.mask)[1]
 
 
-def provenance(config: Config, run: Any, found: Reduction, reactions: int) -> dict[str, Any]:
+def provenance(config: Config, run: Any, evaluate: Evaluation, found: Reduction, reactions: int) -> dict[str, Any]:
     """What stands in the header of the file."""
+    points = np.array(evaluate.conditions.points)
     return {
         "parent": Path(config.mechanism).name,
-        "conditions": jsonable(
-            {k: getattr(config, k) for k in ("fuel", "oxidiser", "temperatures", "pressures", "phis")}
-        ),
-        "tolerances": {"ignition delay": config.tolerance, "burnt temperature (K)": config.burnt},
-        "largest error over tolerance, species stage": float(found.error),
+        "conditions": {
+            "fuel": evaluate.conditions.fuel,
+            "oxidiser": evaluate.conditions.oxidiser,
+            "temperatures (K)": np.unique(points[:, 0]).tolist(),
+            "pressures (Pa)": np.unique(points[:, 1]).tolist(),
+            "equivalence ratios": np.unique(points[:, 2]).tolist(),
+        },
+        "metrics": {m.name: jsonable(asdict(m)) for m in evaluate.metrics},  # type: ignore[call-overload]
         "species": found.size,
         "reactions": reactions,
         "simulated masks of species": found.simulated,

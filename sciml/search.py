@@ -44,6 +44,7 @@ __all__ = [
     "search",
     "simulate_all",
     "singles",
+    "unseen",
 ]
 
 
@@ -170,7 +171,7 @@ class RandomMoves:
 
     def __call__(self, archive: Archive, space: Space, count: int, generator: np.random.Generator) -> np.ndarray:
         """Draw until enough are new and no worse in objective than the best, as far as they can be told to be."""
-        return _new(space.moves(parents(archive, self.around), 8 * count, generator), archive)[:count]
+        return unseen(space.moves(parents(archive, self.around), 8 * count, generator), archive)[:count]
 
 
 @dataclass(frozen=True)
@@ -269,10 +270,10 @@ class Screened:
     def __call__(self, archive: Archive, space: Space, count: int, generator: np.random.Generator) -> np.ndarray:
         """Train, draw, rank."""
         fitted = self.model.fit(archive, generator)
-        pool = _new(space.moves(parents(archive, self.around), self.pool, generator), archive)
+        pool = unseen(space.moves(parents(archive, self.around), self.pool, generator), archive)
         for _ in range(self.generations - 1):
             best = ranked(fitted, pool, archive, 3 * self.around, explore=0)
-            pool = _new(np.concatenate([best, space.moves(best, self.pool, generator)]), archive)
+            pool = unseen(np.concatenate([best, space.moves(best, self.pool, generator)]), archive)
         return ranked(fitted, pool, archive, count, self.explore)
 
 
@@ -315,7 +316,7 @@ class Inverse:
             with torch.no_grad():
                 z.clamp_(lower, upper)
         relaxed = np.repeat(z.detach().numpy().astype(float), 4, axis=0)
-        return ranked(fitted, _new(space.project(relaxed, generator), archive), archive, count, explore=0)
+        return ranked(fitted, unseen(space.project(relaxed, generator), archive), archive, count, explore=0)
 
 
 def ranked(fitted: Fitted, pool: np.ndarray, archive: Archive, count: int, explore: int) -> np.ndarray:
@@ -339,7 +340,7 @@ def ranked(fitted: Fitted, pool: np.ndarray, archive: Archive, count: int, explo
     return pool[list(rows)]
 
 
-def _new(designs: np.ndarray, archive: Archive) -> np.ndarray:
+def unseen(designs: np.ndarray, archive: Archive) -> np.ndarray:
     """Different designs that were not simulated yet, in the order given."""
     kept: dict[bytes, np.ndarray] = {}
     for design in designs:
@@ -361,6 +362,7 @@ def search(
     timeout: float | None = None,
     keep: Callable[[Archive], None] | None = None,
     store: Store | None = None,
+    archive: Archive | None = None,
 ) -> Archive:
     """Simulate the start, then what the proposers propose in turn, until the budget is used.
 
@@ -380,6 +382,7 @@ def search(
         timeout: seconds for one design; beyond it, its errors are infinite.
         store: outcomes of earlier searches; what is found there is not simulated again, but counts.
         keep: called with the archive after each batch, for whoever writes the best so far to disk.
+        archive: what was simulated already and counts, to be continued in place; None begins anew.
 
     Returns:
         Everything simulated.
@@ -388,8 +391,10 @@ def search(
         raise ValueError(f"budget is {budget}, but must be at least one simulation")
     generator = np.random.default_rng(seed)
     first = [np.asarray(d, dtype=float) for d in start]
-    archive = Archive.empty(len(space.bounds[0]), errors)
-    simulate_all(simulate, _new(np.array(first), archive)[:budget], archive, workers, timeout, store)
+    archive = Archive.empty(len(space.bounds[0]), errors) if archive is None else archive
+    if first:
+        designs = unseen(np.array(first), archive)[: max(budget - len(archive), 0)]
+        simulate_all(simulate, designs, archive, workers, timeout, store)
     fruitless = turn = 0
     while len(archive) < budget and fruitless < 3 * max(len(proposers), 1) and proposers:
         if keep is not None:

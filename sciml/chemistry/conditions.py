@@ -169,7 +169,8 @@ class IgnitionDelay(_Relative):
         two_stage: measure the first stage too.
         rtol: of the integrator; 1e-6 moves delays by less than 1e-4, which is what a search needs.
         atol: of the integrator.
-        patience: a charge that has not ignited after so many delays of the reference has an infinite error.
+        patience: a charge that has not ignited after so many delays of the reference has an infinite error, and so
+            have those that follow it.
     """
 
     name: ClassVar[str] = "ignition delay"
@@ -184,7 +185,11 @@ class IgnitionDelay(_Relative):
         engine = Integrator(mechanism, self.reactor, self.rtol, self.atol)
         states = conditions.states(mechanism)
         limits = np.full(len(states), 10.0) if reference is None else self.patience * reference[: len(states)]
-        delays = np.array([self._delay(engine, mechanism, s, t) for s, t in zip(states, limits, strict=True)])
+        delays = np.full((len(states), 2), np.inf)
+        for row, (state, limit) in enumerate(zip(states, limits, strict=True)):
+            delays[row] = self._delay(engine, mechanism, state, limit)
+            if reference is not None and not np.isfinite(delays[row, 1]):
+                break  # one charge that does not ignite is enough; to wait for the others in vain is dear
         return delays.T.reshape(-1) if self.two_stage else delays[:, 1]
 
     def labels(self, conditions: Conditions) -> list[str]:

@@ -21,7 +21,7 @@ import numpy as np
 from sciml.chemistry.conditions import Conditions
 from sciml.chemistry.mechanism import Mechanism
 
-__all__ = ["coefficients", "importance", "ranking", "samples"]
+__all__ = ["coefficients", "importance", "ranking", "reaction_ranking", "samples"]
 
 Method = Literal["DRG", "DRGEP", "PFA"]
 
@@ -104,6 +104,24 @@ def ranking(mechanism: Mechanism, states: np.ndarray, targets: Sequence[str], me
         gas.TPY = state[0], state[1], state[2:]
         edges = coefficients(method, change, gas.net_rates_of_progress, involved)
         best = np.maximum(best, importance(method, edges, chosen))
+    return best
+
+
+def reaction_ranking(mechanism: Mechanism, states: np.ndarray) -> np.ndarray:
+    """(r,): the largest share max_A |nu_Ai w_i| / max(P_A, C_A) of each reaction, over species and states.
+
+    Args:
+        mechanism: whose reactions are ranked.
+        states: (n, 2+s), from `samples`.
+    """
+    gas = mechanism.gas
+    change = np.asarray(gas.product_stoich_coeffs) - np.asarray(gas.reactant_stoich_coeffs)
+    best = np.zeros(mechanism.n_reactions)
+    for state in states:
+        gas.TPY = state[0], state[1], state[2:]
+        flow = change * gas.net_rates_of_progress
+        turnover = np.maximum(np.maximum(flow, 0).sum(1), np.maximum(-flow, 0).sum(1))
+        best = np.maximum(best, _ratio(np.abs(flow), turnover).max(0))
     return best
 
 

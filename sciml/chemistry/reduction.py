@@ -2,10 +2,10 @@
 
     minimise |v|  over v in {0, 1}^s  subject to  |error_j(v)| <= tolerance_j  for every j       (arXiv:2201.02025)
 
-`reduce` screens every single deletion, then lets an ensemble of networks propose and simulations decide, then tries
-every remaining single deletion of the best. `greedy` is what it has to beat: delete one after another, least harmful
-first, until none can go. `sweep` follows the ranking of a graph method. All use one `Evaluation` and one count of
-simulated masks.
+`reduce` bisects along the order of a graph method, screens every single deletion of what is left, then lets a model
+propose and simulations decide, and at last tries every remaining single deletion of the best. `greedy` is what it has
+to beat: delete one after another, least harmful first, until none can go. `sweep` follows a graph method alone. All use
+one `Evaluation` and one count of simulated masks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import torch
 
 from sciml.archive import Archive, Store
 from sciml.chemistry.evaluation import Evaluation
-from sciml.search import Inverse, Model, Proposer, RandomMoves, Screened, Switches, search, simulate_all
+from sciml.integer import Integer
+from sciml.search import Inverse, Model, Proposer, RandomMoves, Screened, Switches, search, simulate_all, unseen
 
 __all__ = ["Options", "Reduction", "greedy", "reduce", "sensitivity", "single_harm", "sweep"]
 
@@ -32,9 +33,10 @@ class Options:
 
     Attributes:
         budget: masks simulated in all, the first ones and the polish included.
-        proposals: "network" screens moves by the ensemble, "random" simulates moves as they come, "inverse" descends
-            the ensemble's prediction, "both" lets network and inverse take turns.
-        batch: masks between two trainings.
+        proposals: "integer" solves integer programmes on a local model, "network" screens moves by the ensemble,
+            "random" simulates moves as they come, "inverse" descends the ensemble's prediction, "both" lets network
+            and inverse take turns.
+        batch: masks between two fits of the model.
         polish: share of the budget that is kept for single deletions of the best at the end.
         model: the ensemble.
         workers: see `parallel.run`.
@@ -42,17 +44,19 @@ class Options:
     """
 
     budget: int = 300
-    proposals: Literal["network", "random", "inverse", "both"] = "both"
-    batch: int = 6
-    polish: float = 0.15
-    model: Model = field(default_factory=lambda: Model(cost=count, additive=True))
+    proposals: Literal["integer", "network", "random", "inverse", "both"] = "integer"
+    batch: int = 4
+    polish: float = 0.1
+    model: Model = field(default_factory=lambda: Model(cost=count))
     workers: Any = 0
     timeout: float | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if self.proposals not in ("network", "random", "inverse", "both"):
-            raise ValueError(f"proposals is {self.proposals!r}, but must be network, random, inverse or both")
+        if self.budget < 1:
+            raise ValueError(f"budget is {self.budget}, but must be at least one simulated mask")
+        if self.proposals not in ("integer", "network", "random", "inverse", "both"):
+            raise ValueError(f"proposals is {self.proposals!r}, but must be integer, network, random, inverse or both")
         if not 0 <= self.polish < 1:
             raise ValueError(f"polish is {self.polish}, but must be a share of the budget, at least 0 and below 1")
 
@@ -61,6 +65,7 @@ class Options:
         """Who takes turns."""
         screened, inverse = Screened(self.model), Inverse(self.model)
         return {
+            "integer": [Integer()],
             "network": [screened],
             "random": [RandomMoves()],
             "inverse": [inverse],
@@ -110,6 +115,21 @@ class Reduction:
         return len(self.archive)
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """Simulates designs into an archive, within the budget."""
+
+    evaluate: Evaluation
+    options: Options
+    store: Store | None
+    archive: Archive
+
+    def __call__(self, designs: Sequence[np.ndarray]) -> None:
+        fresh = unseen(np.array(designs), self.archive)[: self.options.budget - len(self.archive)]
+        options = self.options
+        simulate_all(self.evaluate, fresh, self.archive, options.workers, options.timeout, self.store)
+
+
 def reduce(
     evaluate: Evaluation,
     fixed: np.ndarray,
@@ -118,6 +138,7 @@ def reduce(
     seed: int = 0,
     store: Store | None = None,
     keep: Keep | None = None,
+    rankings: Sequence[np.ndarray] = (),
 ) -> Reduction:
     """Search for the smallest mask that meets every tolerance.
 
@@ -125,25 +146,30 @@ def reduce(
         evaluate: mask -> size, errors.
         fixed: (d,) boolean: what is never deleted.
         options: how to search.
-        start: masks simulated first, such as those of graph methods; they count.
+        start: masks simulated first; they count.
         seed: of every draw; the same seed finds the same masks.
         store: a cache on disk: a search that was killed repeats its way through it at once.
         keep: called with the archive after every batch.
+        rankings: importances (d,) by graph methods, from which the search starts where they lead furthest.
 
     Returns:
         The reduction; masks simulated never exceed the budget.
     """
     options = options or Options()
     fixed = np.asarray(fixed, dtype=bool)
-    full = np.ones(len(fixed))
-    first = [full, *start, *_deletions(full, fixed)]
-    loop = max(int(options.budget * (1 - options.polish)), 1)
-    archive = search(
+    archive = Archive.empty(len(fixed), evaluate.size)
+    trial = _Trial(evaluate, options, store, archive)
+    trial([np.ones(len(fixed)), *start])
+    for ranking in rankings:
+        _bisect(trial, fixed, ranking)
+    if archive.best is not None and len(archive) < options.budget:
+        trial(_deletions(archive.designs[archive.best], fixed))
+    search(
         evaluate,
         Switches(fixed),
-        first,
+        [],
         options.proposers,
-        loop,
+        max(int(options.budget * (1 - options.polish)), 1),
         evaluate.size,
         options.batch,
         seed,
@@ -151,23 +177,34 @@ def reduce(
         options.timeout,
         keep,
         store,
+        archive,
     )
-    _polish(evaluate, archive, fixed, options, store, keep)
+    _polish(trial, fixed, keep)
     return Reduction(archive)
 
 
-def _polish(
-    evaluate: Evaluation, archive: Archive, fixed: np.ndarray, options: Options, store: Store | None, keep: Keep | None
-) -> None:
-    """Try every single deletion of the best, least harmful first by the prescreen, until none can go."""
+def _bisect(trial: _Trial, fixed: np.ndarray, ranking: np.ndarray) -> None:
+    """How many of the least important can go at once: about log2(d) masks."""
+    order = np.flatnonzero(~fixed)[np.argsort(ranking[~fixed], kind="stable")]
+    low, high = 0, len(order) + 1
+    while high - low > 1 and len(trial.archive) < trial.options.budget:
+        middle = (low + high) // 2
+        design = np.ones(len(fixed))
+        design[order[:middle]] = 0
+        trial([design])
+        feasible = trial.archive.feasible[trial.archive.index(design)]
+        low, high = (middle, high) if feasible else (low, middle)
+
+
+def _polish(trial: _Trial, fixed: np.ndarray, keep: Keep | None) -> None:
+    """Try every single deletion of the best, least harmful first by earlier deletions, until none can go."""
+    archive, budget = trial.archive, trial.options.budget
     harm = single_harm(archive, fixed)
-    while len(archive) < options.budget and archive.best is not None:
+    while len(archive) < budget and archive.best is not None:
         best = archive.best
-        tried = _deletions(archive.designs[best], fixed, harm)
-        tried = [d for d in tried if d not in archive][: options.budget - len(archive)]
-        for design in tried:
-            simulate_all(evaluate, design[None], archive, options.workers, options.timeout, store)
-            if archive.best != best and archive.objectives[archive.best] < archive.objectives[best]:
+        for design in unseen(np.array(_deletions(archive.designs[best], fixed, harm)), archive):
+            trial([design])
+            if archive.objectives[archive.best] < archive.objectives[best] or len(archive) >= budget:
                 break
         else:
             break
@@ -280,8 +317,15 @@ def _deletions(design: np.ndarray, fixed: np.ndarray, harm: np.ndarray | None = 
 
 
 def single_harm(archive: Archive, fixed: np.ndarray) -> np.ndarray:
-    """(d,): worst error of each single deletion from everything, in tolerances; inf where fixed or not simulated."""
+    """(d,): least worst error, in tolerances, that the deletion of each alone from a simulated feasible mask gave.
+
+    Infinite where fixed, or never deleted alone.
+    """
     harm = np.full(len(fixed), np.inf)
-    alone = np.flatnonzero(archive.designs.sum(1) == len(fixed) - 1)
-    harm[archive.designs[alone].argmin(1)] = archive.worst[alone]
+    for parent in archive.designs[archive.feasible]:
+        fewer = parent - archive.designs
+        alone = np.flatnonzero((fewer.min(1) >= 0) & (fewer.sum(1) == 1))
+        which = fewer[alone].argmax(1)
+        np.minimum.at(harm, which, archive.worst[alone])
+    harm[fixed] = np.inf
     return harm

@@ -1,0 +1,107 @@
+"""Proposals by integer programming: the smallest design that a local model of the errors believes to be feasible.
+
+Around a simulated design b, with y_i = 1 where switch i is flipped and c_i = -1 for switching off and 1 for on,
+
+    minimise sum_i c_i y_i   subject to   |e_j(b) + sum_i F_ij y_i| + t_j (sum_i y_i - 1) <= 1   for every error j
+
+is solved exactly (HiGHS, in `scipy.optimize.milp`). The effects F are drawn from `Kriging`, so that proposals go where
+effects are unknown and might help (Thompson sampling); t_j, a random multiple of what flips do together beyond their
+sum, says how boldly flips are combined. Errors of opposite sign that cancel are found as readily as harmless ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.stats import norm
+
+from sciml.archive import Archive
+from sciml.kriging import Kriging
+from sciml.search import Space, Switches
+
+__all__ = ["Integer"]
+
+_FAILED = 5.0  # errors beyond 5 tolerances, infinite ones too, are the same: far away
+
+
+@dataclass(frozen=True)
+class Integer:
+    """Solve the programme of the module for several draws, and keep what is most likely to improve on the best.
+
+    Attributes:
+        draws: programmes that are solved for one call.
+        around: the base is one of so many of the best designs, the best itself half of the time.
+        boldest: flips are penalised by up to so many standard deviations of what they do together.
+        seconds: time limit of one programme.
+    """
+
+    draws: int = 4
+    around: int = 8
+    boldest: float = 1.5
+    seconds: float = 2.0
+
+    def __call__(self, archive: Archive, space: Space, count: int, generator: np.random.Generator) -> np.ndarray:
+        """At most `count` designs that were not simulated yet, most promising first."""
+        if not isinstance(space, Switches):
+            raise TypeError(f"space is {type(space).__name__}, but integer programmes need Switches")
+        base = archive.designs[_base(archive, self.around, generator)]
+        model = Kriging(base, archive.designs, np.clip(archive.errors, -_FAILED, _FAILED))
+        pool: dict[bytes, np.ndarray] = {}
+        for _ in range(max(self.draws, 2 * count)):
+            effects = model.flips(generator, generator.choice([0.0, 1.0]))
+            caution = generator.uniform(0, self.boldest) * model.together()
+            design = self._solve(archive, model, base, space.fixed, effects, caution, generator)
+            if design is not None:
+                pool[design.tobytes()] = design
+        designs = np.array(list(pool.values())).reshape(-1, len(base))
+        if not len(designs):
+            return designs
+        mean, deviation = model(designs)
+        feasible = norm.cdf((1 - np.abs(mean)) / np.maximum(deviation, 1e-9)).min(1)
+        least = np.inf if archive.best is None else archive.objectives[archive.best]
+        gain = np.maximum(min(least, len(base)) - designs.sum(1), 0.05)
+        return designs[np.argsort(-feasible * gain, kind="stable")[:count]]
+
+    def _solve(
+        self,
+        archive: Archive,
+        model: Kriging,
+        base: np.ndarray,
+        fixed: np.ndarray,
+        effects: np.ndarray,
+        caution: np.ndarray,
+        generator: np.random.Generator,
+    ) -> np.ndarray | None:
+        """The programme for one draw; designs that were simulated already are cut off, a few times."""
+        binding = np.abs(effects).sum(0) + np.abs(model.value) + caution * len(base) > 1
+        e, F, t = model.value[binding], effects[:, binding].T, caution[binding]
+
+        off = base > 0.5
+        cost = np.where(off, -1.0, 1.0) + 1e-3 * generator.standard_normal(len(base))
+        constraints = [
+            LinearConstraint(F + t[:, None], -np.inf, 1 - e + t),
+            LinearConstraint(F - t[:, None], -1 - e - t, np.inf),
+        ]
+        bounds = Bounds(0, np.where(fixed, 0, 1))
+        for _ in range(4):
+            found = milp(cost, integrality=np.ones(len(base)), bounds=bounds, constraints=constraints,
+                         options={"time_limit": self.seconds, "mip_rel_gap": 1e-3})  # fmt: skip
+            if found.x is None:
+                return None
+            flips = found.x > 0.5
+            design = np.where(flips, 1 - base, base)
+            if design not in archive:
+                return design
+            constraints.append(LinearConstraint(np.where(flips, -1.0, 1.0), 1 - flips.sum(), np.inf))
+        return None
+
+
+def _base(archive: Archive, around: int, generator: np.random.Generator) -> int:
+    """A feasible design: the best, or one of the next best; without any, the least infeasible."""
+    rows = np.flatnonzero(archive.feasible)
+    if not len(rows):
+        return int(archive.worst.argmin())
+    order = sorted(rows, key=lambda i: (archive.objectives[i], archive.worst[i]))
+    return int(order[0] if generator.random() < 0.5 else order[generator.integers(min(around, len(order)))])
