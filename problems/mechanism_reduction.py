@@ -302,9 +302,9 @@ def report(
         "species": reduced.n_species,
         "reactions": reduced.n_reactions,
         "names": list(species),
-        "methods": rows,
-        "errors": errors,
-        "front": [[float(found.archive.objectives[i]), float(found.archive.worst[i])] for i in front],
+        "methods": {row["method"]: row for row in rows},
+        "errors": {where: {row["metric"]: row for row in table} for where, table in tables.items()},
+        "front": {f"{found.archive.objectives[i]:.0f}": float(found.archive.worst[i]) for i in front},
         "table": [*rows, *errors],
     }
 

@@ -19,7 +19,7 @@ from scipy.stats import norm
 
 from sciml.archive import Archive
 from sciml.kriging import Kriging
-from sciml.search import Space, Switches
+from sciml.search import Space, Switches, unseen
 
 __all__ = ["Integer"]
 
@@ -30,17 +30,21 @@ _FAILED = 5.0  # errors beyond 5 tolerances, infinite ones too, are the same: fa
 class Integer:
     """Solve the programme of the module for several draws, and keep what is most likely to improve on the best.
 
+    Random moves around the base join them, so that there is a choice when every programme ends at known designs.
+
     Attributes:
-        draws: programmes that are solved for one call.
+        draws: programmes that are solved for each design asked for.
+        moves: random moves that join.
         around: the base is one of so many of the best designs, the best itself half of the time.
         boldest: flips are penalised by up to so many standard deviations of what they do together.
         seconds: time limit of one programme.
     """
 
-    draws: int = 4
+    draws: int = 2
+    moves: int = 300
     around: int = 8
     boldest: float = 1.5
-    seconds: float = 2.0
+    seconds: float = 0.5
 
     def __call__(self, archive: Archive, space: Space, count: int, generator: np.random.Generator) -> np.ndarray:
         """At most `count` designs that were not simulated yet, most promising first."""
@@ -48,20 +52,17 @@ class Integer:
             raise TypeError(f"space is {type(space).__name__}, but integer programmes need Switches")
         base = archive.designs[_base(archive, self.around, generator)]
         model = Kriging(base, archive.designs, np.clip(archive.errors, -_FAILED, _FAILED))
-        pool: dict[bytes, np.ndarray] = {}
-        for _ in range(max(self.draws, 2 * count)):
+        pool = [space.moves(base[None], self.moves, generator)]
+        for _ in range(self.draws * count):
             effects = model.flips(generator, generator.choice([0.0, 1.0]))
             caution = generator.uniform(0, self.boldest) * model.together()
-            design = self._solve(archive, model, base, space.fixed, effects, caution, generator)
-            if design is not None:
-                pool[design.tobytes()] = design
-        designs = np.array(list(pool.values())).reshape(-1, len(base))
-        if not len(designs):
-            return designs
+            pool += self._solve(archive, model, base, space.fixed, effects, caution, generator)
+        designs = unseen(np.concatenate(pool), archive)
         mean, deviation = model(designs)
         feasible = norm.cdf((1 - np.abs(mean)) / np.maximum(deviation, 1e-9)).min(1)
-        least = np.inf if archive.best is None else archive.objectives[archive.best]
-        gain = np.maximum(min(least, len(base)) - designs.sum(1), 0.05)
+        least = len(base) if archive.best is None else archive.objectives[archive.best]
+        gain = np.maximum(least - designs.sum(1), 0.0)
+        gain = np.where((gain == 0) & (designs.sum(1) == least), 0.05, gain)  # another base of the same size
         return designs[np.argsort(-feasible * gain, kind="stable")[:count]]
 
     def _solve(
@@ -73,13 +74,13 @@ class Integer:
         effects: np.ndarray,
         caution: np.ndarray,
         generator: np.random.Generator,
-    ) -> np.ndarray | None:
-        """The programme for one draw; designs that were simulated already are cut off, a few times."""
+    ) -> list[np.ndarray]:
+        """(1, d) for one draw, or nothing; designs that were simulated already are cut off, a few times."""
         binding = np.abs(effects).sum(0) + np.abs(model.value) + caution * len(base) > 1
         e, F, t = model.value[binding], effects[:, binding].T, caution[binding]
 
         off = base > 0.5
-        cost = np.where(off, -1.0, 1.0) + 1e-3 * generator.standard_normal(len(base))
+        cost = np.where(off, -1.0, 1.0) + 0.01 * generator.standard_normal(len(base))
         constraints = [
             LinearConstraint(F + t[:, None], -np.inf, 1 - e + t),
             LinearConstraint(F - t[:, None], -1 - e - t, np.inf),
@@ -87,15 +88,15 @@ class Integer:
         bounds = Bounds(0, np.where(fixed, 0, 1))
         for _ in range(4):
             found = milp(cost, integrality=np.ones(len(base)), bounds=bounds, constraints=constraints,
-                         options={"time_limit": self.seconds, "mip_rel_gap": 1e-3})  # fmt: skip
+                         options={"time_limit": self.seconds, "mip_rel_gap": 0.05})  # fmt: skip
             if found.x is None:
-                return None
+                return []
             flips = found.x > 0.5
             design = np.where(flips, 1 - base, base)
             if design not in archive:
-                return design
+                return [design[None]]
             constraints.append(LinearConstraint(np.where(flips, -1.0, 1.0), 1 - flips.sum(), np.inf))
-        return None
+        return []
 
 
 def _base(archive: Archive, around: int, generator: np.random.Generator) -> int:

@@ -2,11 +2,12 @@
 
 Relative to a simulated design b, the errors of a design v are a Gaussian process
 
-    e_j(v) - e_j(b) ~ N(0, s_j^2 k),    k(v, w) = <v - b, w - b> + q exp(-|v - w|_1 / l)
+    e_j(v) - e_j(b) ~ N(0, s_j^2 k),    k(v, w) = <r (v - b), r (w - b)> + q exp(-|r (v - w)|^2 / l)
 
-whose first part adds up the effects of single flips and whose second part is what flips do together. It interpolates
-what was simulated; l and q maximise the likelihood, and s_j^2 follows in closed form (Rasmussen and Williams, Gaussian
-Processes for Machine Learning, 2006, chapter 2 and 5).
+whose first part adds up the effects of single flips and whose second part is what flips do together. The relevance
+r_i of a switch is the largest change that was seen between two designs that differ in it alone, and small where there
+are none. The process interpolates what was simulated; l and q maximise the likelihood, and s_j^2 follows in closed form
+(Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapters 2 and 5).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 __all__ = ["Kriging"]
 
-_LENGTHS, _SHARES = (4.0, 16.0, 64.0), (0.03, 0.3, 3.0, 30.0)
+_LENGTHS, _SHARES = (1.0, 4.0, 16.0), (0.01, 0.1, 1.0, 10.0)
+_UNSEEN = 0.1  # relevance of a switch whose effect was not seen, and the least of any, in units of a typical large one
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class _Group:
     scale: np.ndarray  # (c,), s_j
     length: float
     share: float
+    relevance: np.ndarray  # (d,)
+
+    def kernel(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """(n, m) of centred designs."""
+        return _kernel(a * self.relevance, b * self.relevance, self.length, self.share)
 
 
 class Kriging:
@@ -62,10 +69,10 @@ class Kriging:
         centred = designs - self.base
         mean, deviation = np.empty((len(designs), self.k)), np.empty((len(designs), self.k))
         for g in self.groups:
-            cross = _kernel(centred, g.centred, g.length, g.share)
+            cross = g.kernel(centred, g.centred)
             mean[:, g.columns] = self.value[g.columns] + cross @ g.weights
             explained = solve_triangular(g.factor[0], cross.T, lower=True)
-            own = (centred**2).sum(1) + g.share
+            own = ((centred * g.relevance) ** 2).sum(1) + g.share
             deviation[:, g.columns] = np.sqrt(np.maximum(own - (explained**2).sum(0), 0))[:, None] * g.scale
         return mean, deviation
 
@@ -75,42 +82,56 @@ class Kriging:
         centred = np.diag(1 - 2 * self.base)
         effects = np.empty((d, self.k))
         for g in self.groups:
-            cross = _kernel(centred, g.centred, g.length, g.share)
+            cross = g.kernel(centred, g.centred)
             effects[:, g.columns] = cross @ g.weights
             if spread:
                 explained = solve_triangular(g.factor[0], cross.T, lower=True)
-                covariance = _kernel(centred, centred, g.length, g.share) - explained.T @ explained
+                covariance = g.kernel(centred, centred) - explained.T @ explained
                 root = np.linalg.cholesky(covariance + 1e-6 * (1 + g.share) * np.eye(d))
                 effects[:, g.columns] += spread * (root @ generator.standard_normal((d, len(g.columns)))) * g.scale
         return effects
 
     def together(self) -> np.ndarray:
-        """(k,): standard deviation of what one more flip adds beyond its own effect."""
+        """(k,): standard deviation of what one more flip of middling relevance adds beyond its own effect."""
         found = np.empty(self.k)
         for g in self.groups:
-            found[g.columns] = g.scale * np.sqrt(2 * g.share * (1 - np.exp(-1 / g.length)))
+            apart = np.median(g.relevance) ** 2 / g.length
+            found[g.columns] = g.scale * np.sqrt(2 * g.share * (1 - np.exp(-apart)))
         return found
 
 
 def _kernel(a: np.ndarray, b: np.ndarray, length: float, share: float) -> np.ndarray:
     inner = a @ b.T
-    # entries are -1, 0, 1 with one sign per column, so |a - b|_1 = |a - b|_2^2
-    apart = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * inner
+    apart = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * inner, 0)
     return np.asarray(inner + share * np.exp(-apart / length))
+
+
+def _relevance(centred: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(d,): see the module; 1 for the largest."""
+    squares = (centred**2).sum(1)
+    apart = squares[:, None] + squares - 2 * centred @ centred.T
+    one, other = np.nonzero(np.triu(np.abs(apart - 1) < 0.5))
+    which = np.abs(centred[one] - centred[other]).argmax(1)
+    found = np.zeros(centred.shape[1])
+    np.maximum.at(found, which, np.abs(values[one] - values[other]).max(1))
+    largest = found.max()
+    return np.maximum(found / largest, _UNSEEN) if largest > 0 else np.ones_like(found)
 
 
 def _fitted(columns: np.ndarray, centred: np.ndarray, values: np.ndarray) -> _Group:
     """The likeliest length and share of a group."""
     y = values - values[0]  # the nearest design is the base
+    relevance = _relevance(centred, values)
+    scaled = centred * relevance
     best: tuple[float, _Group] | None = None
     for length, share in product(_LENGTHS, _SHARES):
-        matrix = _kernel(centred, centred, length, share)
-        matrix[np.diag_indices_from(matrix)] += 1e-6 * (1 + share)
+        matrix = _kernel(scaled, scaled, length, share)
+        matrix[np.diag_indices_from(matrix)] += 1e-5 * (1 + share)
         factor = cho_factor(matrix, lower=True)
         weights = cho_solve(factor, y)
         variance = np.maximum((y * weights).mean(0), 1e-8)
         loss = len(y) * np.log(variance).sum() + 2 * len(columns) * np.log(np.diag(factor[0])).sum()
         if best is None or loss < best[0]:
-            best = loss, _Group(columns, centred, factor, weights, np.sqrt(variance), length, share)
+            best = loss, _Group(columns, centred, factor, weights, np.sqrt(variance), length, share, relevance)
     assert best is not None
     return best[1]
