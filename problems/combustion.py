@@ -22,6 +22,7 @@ from sciml.chemistry.mechanism import Mechanism
 from sciml.chemistry.recipe import Sampling, Training, draw, grid_of, train
 from sciml.chemistry.sampling import Ranges
 from sciml.chemistry.surrogate import Surrogate
+from sciml.problems._combustion_ablation import Trial, table  # type: ignore[import-not-found]
 from sciml.problems._combustion_flame import compare  # type: ignore[import-not-found]
 from sciml.results import Run
 
@@ -33,7 +34,8 @@ class Config:
     """Options of a run.
 
     Attributes:
-        task: train and measure a surrogate, show an ignition, measure speed, or burn a flame with it.
+        task: train and measure a surrogate, show an ignition, measure speed, burn a flame with it, or train every mix
+            of transform and samples in the plain way.
         mechanism: a path, or a name that Cantera finds.
         fuel: by moles.
         oxidiser: by moles.
@@ -56,7 +58,7 @@ class Config:
         surrogate: the file of a trained one; empty takes the package's, or trains.
     """
 
-    task: Literal["surrogate", "demo", "speed", "flame"] = "surrogate"
+    task: Literal["surrogate", "demo", "speed", "flame", "ablation"] = "surrogate"
     mechanism: str = "h2o2.yaml"
     fuel: str = "H2"
     oxidiser: str = "O2:1, N2:3.76"
@@ -94,6 +96,12 @@ VARIANTS = {
     "h2": Config(workers=2),
     "speed": Config(task="speed"),
     "flame": Config(task="flame", workers=2),
+    "ablation": Config(
+        task="ablation",
+        sampling=Sampling(states=12000, ignitions=60, flames=0),
+        training=Training(steps=3000, batch=1024),
+        perturbations=20,
+    ),
     "drm19": Config(mechanism="ch4_drm19_21sp.yaml", fuel="CH4", temperatures=(1300.0, 1900.0), workers=2),
     "gri30": Config(mechanism="gri30.yaml", fuel="CH4", temperatures=(1300.0, 1900.0), workers=2),
     "dme": Config(
@@ -118,7 +126,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     """Carry out the task."""
     mechanism = Mechanism(config.mechanism)
     ranges_from(config).charges(mechanism, 1, np.random.default_rng(0))  # refuses a fuel that is not there, early
-    tasks = {"surrogate": measured, "demo": demonstrated, "speed": timed, "flame": burning}
+    tasks = {"surrogate": measured, "demo": demonstrated, "speed": timed, "flame": burning, "ablation": ablated}
     return tasks[config.task](config, run, mechanism)
 
 
@@ -264,6 +272,12 @@ def burning(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
     T = max(300.0, mechanism.temperature_range[0])
     inlet = mechanism.state(T, ATM * config.pressures[0], config.fuel, config.oxidiser, 1.0)
     return {**compare(run, mechanism, model, inlet, config.cells, config.lengths), **cost}
+
+
+def ablated(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
+    """Every transform on every kind of samples."""
+    trial = Trial(config.training.widths, config.training.steps, config.training.batch)
+    return table(run, mechanism, ranges_from(config), config.sampling, config.dt, trial, config.perturbations)
 
 
 # ------------------------------------------------------------------ figures

@@ -22,7 +22,7 @@ from sciml.activations import gelu
 from sciml.files import read_h5, write_h5
 from sciml.networks import Dense
 from sciml.training import Adam, History, Stage, fit
-from sciml.transforms import BoxCox, GeneralBoxCox, Standardize
+from sciml.transforms import BoxCox, GeneralBoxCox, Identity, Log, Standardize, Transform
 
 __all__ = ["FlowMap", "RelativeIncrement", "Rows", "draw_rows"]
 
@@ -107,7 +107,7 @@ class FlowMap(nn.Module):
         inputs: standardisation of the transformed state (and of log dt).
         increment: scale of the increments.
         dt: the step, or None where log dt is an input.
-        lmbda: of the Box-Cox transform.
+        lmbda: of the Box-Cox transform; another `transforms.Transform` instead of a number takes its place.
         general: power of the generalised Box-Cox transform of the increments, or None.
     """
 
@@ -120,12 +120,12 @@ class FlowMap(nn.Module):
         inputs: Standardize,
         increment: Standardize,
         dt: float | None,
-        lmbda: float = 0.1,
+        lmbda: float | Transform = 0.1,
         general: float | None = None,
     ) -> None:
         super().__init__()
         self.network, self.inputs, self.increment = network, inputs, increment
-        self.boxcox = BoxCox(lmbda)
+        self.scale = lmbda if isinstance(lmbda, Transform) else BoxCox(lmbda)
         self.general = None if general is None else GeneralBoxCox(general)
         self.dt = dt
         self.register_buffer("positive", torch.as_tensor(positive, dtype=torch.bool))
@@ -137,11 +137,11 @@ class FlowMap(nn.Module):
 
     def transform(self, x: Tensor) -> Tensor:
         """F(x) for states ``(n, d)``."""
-        return torch.where(self.positive, self.boxcox(torch.where(self.positive, x, 1.0)), x)
+        return torch.where(self.positive, self.scale(torch.where(self.positive, x, 1.0)), x)
 
     def untransform(self, z: Tensor) -> Tensor:
         """The states of F(x)."""
-        return torch.where(self.positive, self.boxcox.inverse(torch.where(self.positive, z, 0.0)), z)
+        return torch.where(self.positive, self.scale.inverse(torch.where(self.positive, z, 0.0)).clamp_min(0.0), z)
 
     def head(self, z: Tensor) -> Tensor:
         """Network output for inputs ``(n, m)`` of the precision of the network."""
@@ -208,7 +208,7 @@ class FlowMap(nn.Module):
         tuning: Sequence[Stage] = (),
         batch: int = 1024,
         relative: bool = True,
-        lmbda: float = 0.1,
+        lmbda: float | Transform = 0.1,
         general: float | None = None,
         seed: int = 0,
     ) -> tuple[Self, History]:
@@ -225,7 +225,7 @@ class FlowMap(nn.Module):
             tuning: stages that minimise the error of rollouts over the windows.
             batch: rows per step.
             relative: measure increments relative to each row's own (see `RelativeIncrement`).
-            lmbda: of the Box-Cox transform.
+            lmbda: of the Box-Cox transform, or another transform instead.
             general: power of the generalised Box-Cox transform of increments, or None.
             seed: of initial parameters and batches.
 
@@ -274,7 +274,7 @@ class FlowMap(nn.Module):
             "kind": "flow map",
             "network": self.network.describe(),
             "dt": self.dt,
-            "lmbda": self.boxcox.lmbda,
+            "scale": [self.scale.kind, self.scale.describe()],
             "general": None if self.general is None else self.general.lmbda,
             "positive": self.positive.tolist(),
         }
@@ -296,12 +296,16 @@ class FlowMap(nn.Module):
         def part(name: str) -> Mapping[str, np.ndarray]:
             return {k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")}
 
+        kind, options = description["scale"]
         return cls(
             Dense.restore(description["network"], part("network")),
             description["positive"],
             Standardize.restore({}, part("inputs")),
             Standardize.restore({}, part("increment")),
             description["dt"],
-            description["lmbda"],
+            _SCALES[kind](**options),
             description["general"],
         )
+
+
+_SCALES: Mapping[str, type[Transform]] = {scale.kind: scale for scale in (BoxCox, Identity, Log)}

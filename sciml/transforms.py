@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BoxCox", "GeneralBoxCox", "Standardize", "Transform"]
+__all__ = ["BoxCox", "GeneralBoxCox", "Identity", "Log", "Standardize", "Transform"]
 
 
 class Transform(nn.Module):
@@ -80,6 +80,51 @@ class BoxCox(Transform):
     def describe(self) -> dict[str, Any]:
         """The power."""
         return {"lmbda": self.lmbda}
+
+
+class Identity(Transform):
+    """Leaves values alone: what the others are compared with."""
+
+    kind = "identity"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The values themselves."""
+        return x
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The values themselves."""
+        return z
+
+
+class Log(Transform):
+    """ln max(y, floor): the limit of `BoxCox` for lambda -> 0, which needs a floor since zero has no logarithm.
+
+    Args:
+        floor: positive.
+
+    >>> Log(1e-20)(torch.tensor([0.0, 1.0]))
+    tensor([-46.0517,   0.0000])
+    """
+
+    kind = "log"
+
+    def __init__(self, floor: float = 1e-20) -> None:
+        super().__init__()
+        if not (math.isfinite(floor) and floor > 0):
+            raise ValueError(f"floor is {floor!r}, but must be a positive number")
+        self.floor = float(floor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logarithm; what lies below the floor counts as the floor."""
+        return x.clamp_min(self.floor).log()
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The exponential of z."""
+        return z.exp()
+
+    def describe(self) -> dict[str, Any]:
+        """The floor."""
+        return {"floor": self.floor}
 
 
 class GeneralBoxCox(Transform):

@@ -5,6 +5,7 @@ import pytest
 
 from sciml.flowmap import FlowMap
 from sciml.training import Adam
+from sciml.transforms import Identity, Log
 
 RATES = np.array([1.0, 30.0])
 
@@ -79,6 +80,19 @@ def test_the_generalised_transform_of_increments_is_undone():
     x = states(500, seed=6)
     error = np.abs(trained(general=0.5).step(x) / exact(x, 0.02) - 1)
     assert error.mean() < 0.05
+
+
+def test_another_transform_may_take_the_place_of_box_cox(tmp_path):
+    """In logarithms decay is a constant increment; without a transform small states are lost beside large ones."""
+    x = states(500, seed=7)
+    found = {}
+    for scale in (Log(), Identity()):
+        model = trained(steps=150, lmbda=scale)
+        found[scale.kind] = np.abs(model.step(x) / exact(x, 0.02) - 1).mean()
+        assert (model.step(x) >= 0).all()
+        model.save(tmp_path / "m.h5")
+        np.testing.assert_array_equal(FlowMap.load(tmp_path / "m.h5").step(x), model.step(x))
+    assert found["log"] < 0.01 < 0.05 < found["identity"]
 
 
 def test_another_step_than_the_trained_one_is_refused(model):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sciml.transforms import BoxCox, GeneralBoxCox, Standardize
+from sciml.transforms import BoxCox, GeneralBoxCox, Identity, Log, Standardize
 
 LAMBDAS = st.sampled_from([0.05, 0.1, 0.5, 1.0])
 
@@ -38,6 +38,21 @@ def test_box_cox_of_zero_is_the_paper_s_without_any_floor():
 def test_box_cox_opens_the_scales():
     z = BoxCox(0.1)(torch.tensor([1e-20, 1e-10, 1.0], dtype=torch.float64))
     np.testing.assert_allclose(z, [-9.9, -9.0, 0.0], atol=1e-12)
+
+
+def test_the_logarithm_is_the_limit_of_box_cox_and_has_a_floor():
+    y = torch.tensor([1e-12, 1e-3, 0.5], dtype=torch.float64)
+    torch.testing.assert_close(Log()(y), BoxCox(1e-6)(y), rtol=1e-4, atol=0)
+    torch.testing.assert_close(Log().inverse(Log()(y)), y)
+    assert float(Log(1e-8)(torch.tensor(0.0))) == pytest.approx(np.log(1e-8))
+    for floor in (0.0, -1.0, float("inf")):
+        with pytest.raises(ValueError, match="floor is"):
+            Log(floor)
+
+
+def test_the_identity_leaves_all_as_it_is():
+    y = torch.tensor([-1.0, 0.0, 2.0])
+    assert torch.equal(Identity()(y), y) and torch.equal(Identity().inverse(y), y)
 
 
 @pytest.mark.parametrize("lmbda", [0, -0.1, 1.5, float("nan"), "a"])
