@@ -18,9 +18,9 @@ from torch import Tensor
 
 from sciml.conditions import Dirichlet, Initial
 from sciml.domain import Box, Domain
-from sciml.problem import Elliptic
+from sciml.problem import PDE, Elliptic
 from sciml.solvers.collocation import Collocation
-from sciml.solvers.families import Family, Polynomials, Waves, degrees_up_to, lattice
+from sciml.solvers.families import Bubbles, Family, Polynomials, Waves, degrees_up_to, lattice
 from sciml.solvers.singular import Powers, corner_features, hole_features, regular_features
 from sciml.theory.spectra import bandwidth
 
@@ -205,15 +205,18 @@ class TotalDegree:
     Attributes:
         domain: where.
         degree: largest total degree.
+        walls: all vanish on the faces of the box, as the solution does.
     """
 
     domain: Domain
     degree: int = 4
+    walls: bool = False
 
     @cached_property
     def families(self) -> list[Family]:
         """See `Ansatz`."""
-        return [Polynomials(degrees_up_to(self.degree, self.domain.dim), *self.domain.bounds)]
+        kind = Bubbles if self.walls else Polynomials
+        return [kind(degrees_up_to(self.degree, self.domain.dim), *self.domain.bounds)]
 
     @property
     def size(self) -> int:
@@ -224,12 +227,13 @@ class TotalDegree:
     def bandwidth(self) -> Tensor:
         """See `Ansatz`."""
         lower, upper = self.domain.bounds
-        return 2 * self.degree / (upper - lower)
+        return 2 * (self.degree + 2 * self.walls) / (upper - lower)
 
     @property
     def cuts(self) -> tuple[int, ...]:
         """See `Ansatz`."""
-        return tuple(math.comb(self.domain.dim + p, p) for p in (self.degree - 1, self.degree - 2))
+        # symmetric solutions gain nothing by a single degree
+        return (math.comb(self.domain.dim + self.degree - 2, self.degree - 2),)
 
     @property
     def order(self) -> Tensor | None:
@@ -239,7 +243,7 @@ class TotalDegree:
     @property
     def points(self) -> dict[str, int]:
         """See `Ansatz`."""
-        return {"interior": int(1.2 * self.size) + 100, "boundary": int(1.2 * self.size) + 100}
+        return {"interior": int(1.2 * self.size) + 100, "boundary": 20 if self.walls else int(1.2 * self.size) + 100}
 
     @property
     def damped(self) -> bool:
@@ -248,7 +252,8 @@ class TotalDegree:
 
     def larger(self, residuals: Sequence[float], excess: float) -> TotalDegree:
         """See `Ansatz`."""
-        return replace(self, degree=self.degree + 1)
+        twice = replace(self, degree=self.degree + 2)
+        return twice if excess > 100 or twice.size < 3 * self.size else replace(self, degree=self.degree + 1)
 
 
 def start(collocation: Collocation, tolerance: float, given: Any, limit: int, generator: torch.Generator) -> Ansatz:
@@ -263,7 +268,7 @@ def start(collocation: Collocation, tolerance: float, given: Any, limit: int, ge
     """
     problem, domain = collocation.problem, collocation.problem.domain
     if domain.dim > 3:
-        return TotalDegree(domain, 2)
+        return TotalDegree(domain, 2, _vanishes(problem))
     lower, upper = domain.bounds
     harmonic = isinstance(problem, Elliptic) and problem.constant_diffusion is not None and not problem.has_reaction
     if given is not None:
@@ -276,6 +281,13 @@ def start(collocation: Collocation, tolerance: float, given: Any, limit: int, ge
     while ansatz.size * collocation.components > limit and float(ansatz.kappa.max()) > 4:
         ansatz = replace(ansatz, kappa=0.85 * ansatz.kappa)
     return ansatz
+
+
+def _vanishes(problem: Elliptic | PDE) -> bool:
+    """Whether zero is prescribed on all faces of a box."""
+    if not isinstance(problem.domain, Box) or (isinstance(problem, PDE) and problem.components > 1):
+        return False
+    return all(isinstance(c, Dirichlet) and c.on is None and c.value == 0 for c in problem.conditions)
 
 
 def _of_data(collocation: Collocation, generator: torch.Generator) -> Tensor:

@@ -20,7 +20,7 @@ from sciml.activations import Activation, named
 Indices = tuple[int, ...]
 Operator = Mapping[Indices, Tensor | float]
 
-__all__ = ["Family", "Indices", "Operator", "Polynomials", "Ridges", "Waves", "degrees_up_to", "lattice"]
+__all__ = ["Bubbles", "Family", "Indices", "Operator", "Polynomials", "Ridges", "Waves", "degrees_up_to", "lattice"]
 
 VALUE: Operator = {(): 1.0}
 
@@ -201,6 +201,16 @@ class Polynomials:
     def restore(cls, arrays: Mapping[str, np.ndarray]) -> Polynomials:
         """From `arrays`."""
         return cls(*(torch.as_tensor(arrays[k]) for k in ("degrees", "lower", "upper")))
+
+
+class Bubbles(Polynomials):
+    """Products of P_(k+2) - P_k, the polynomials that vanish on all faces of a box; arguments as in `Polynomials`."""
+
+    kind: ClassVar[str] = "bubbles"
+
+    @staticmethod
+    def _table(y: Tensor, top: int, order: int) -> list[Tensor]:
+        return [t[:, 2:] - t[:, :-2] for t in Polynomials._table(y, top + 2, order)]
 
 
 def degrees_up_to(total: int, dim: int) -> Tensor:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from sciml.calculus import Taylor
-from sciml.solvers.families import VALUE, Family, Indices, Operator, Polynomials, Ridges, Waves
+from sciml.solvers.families import VALUE, Bubbles, Family, Indices, Operator, Polynomials, Ridges, Waves
 from sciml.solvers.singular import Powers
 
 __all__ = ["FeatureField"]
 
-_KINDS: dict[str, Any] = {f.kind: f for f in (Waves, Polynomials, Ridges, Powers)}
+_KINDS: dict[str, Any] = {f.kind: f for f in (Waves, Polynomials, Bubbles, Ridges, Powers)}
 _CHUNK = 2**24  # numbers in one block of a points x features matrix
 
 

@@ -11,9 +11,10 @@ from sciml.calculus import jet
 from sciml.conditions import Dirichlet, Neumann, Periodic, Robin
 from sciml.domain import Ball, Box, Ellipsoid
 from sciml.problem import PDE, Elliptic
+from sciml.problems import p_laplacian
 from sciml.solution import compare, load
 from sciml.solvers.clusters import clusters, facings
-from sciml.solvers.families import Polynomials, Ridges, degrees_up_to, lattice
+from sciml.solvers.families import Bubbles, Polynomials, Ridges, degrees_up_to, lattice
 from sciml.solvers.features import FeatureSolver
 from sciml.solvers.singular import corner_features, corners, hole_features
 
@@ -34,6 +35,7 @@ def vector(*values):
 FAMILIES = {
     "waves": lambda: lattice(vector(5.0, 3.0), vector(4.0, 4.0), vector(-1.0, -1.0), vector(1.0, 1.0)),
     "polynomials": lambda: Polynomials(degrees_up_to(4, 2), vector(-1.0, -1.0), vector(1.0, 1.0)),
+    "bubbles": lambda: Bubbles(degrees_up_to(4, 2), vector(-1.0, -1.0), vector(1.0, 1.0)),
     "tanh": lambda: Ridges(
         torch.randn(7, 2, dtype=torch.float64), torch.randn(7, dtype=torch.float64), vector(0, 0), tanh
     ),
@@ -69,6 +71,12 @@ def test_harmonic_functions_of_holes_and_corners_are_harmonic():
     for family in hole_features(HOLES, 6, True) + corner_features(L_SHAPE, 6, True):
         laplacian = family.apply(x, {(0, 0): 1.0, (1, 1): 1.0})
         assert float(laplacian.abs().max()) <= 1e-9 * float(family.apply(x, {(0, 0): 1.0}).abs().max())
+
+
+def test_bubbles_vanish_on_all_faces():
+    box = Box([0.0] * 4, [1.0, 2.0, 1.0, 0.5])
+    edge = box.boundary(200).points
+    assert float(Bubbles(degrees_up_to(3, 4), *box.bounds).apply(edge, {(): 1.0}).abs().max()) < 1e-13
 
 
 def test_corners_of_combined_boxes():
@@ -156,6 +164,7 @@ ACCURACY = {
     "re-entrant corner": (re_entrant, 1e-5, 1e-5),
     "convection": (convection, 1e-8, 1e-8),
     "3-D": (lambda: Elliptic.manufactured(Box([-1] * 3, [1] * 3), sines(1.0, 2.0, 1.5)), 1e-4, 1e-4),
+    "5-D": (lambda: p_laplacian.CASES["five"](2.0, 0.1), 1e-4, 1e-4),
     "10-D": (
         lambda: Elliptic.manufactured(Box([0] * 10, [1] * 10), lambda x: (x[:, ::2] * x[:, 1::2]).sum(1)),
         1e-8,
