@@ -7,7 +7,7 @@ handover     -u'' = sin x + 4 sin 4x - 8 sin 8x + 16 sin 24x on [-1, 1], u(-1) =
              then Jacobi sweeps or smoothing on a few grids, against either alone in the same time (arXiv:1901.06523);
              beside them multigrid down to one unknown, which needs no network
 overhead     the perforated square of `poisson holes`, watched by `default_diagnostics`: their share of the processor
-             time, from a shorter run: records are log-spaced, so the share falls with the number of steps
+             time; records are log-spaced, so the share falls with the number of steps
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ VARIANTS = {
     "smoke": Config(width=16, steps=40, points=40),
     "control": Config(start=2.0, steps=2000),
     "handover": Config(case="handover", steps=1500, lr=3e-3, points=1000),
-    "overhead": Config(case="overhead", steps=1500),
+    "overhead": Config(case="overhead", steps=700),
 }
 
 
@@ -265,7 +265,7 @@ def overhead(config: Config, run: Run) -> dict[str, Any]:
     """What the default diagnostics cost."""
     perforated = poisson.VARIANTS["holes"]
     problem = poisson.CASES["holes"](perforated)
-    solver = replace(poisson.networks(perforated)["MscaleDNN"], stages=[Adam(config.steps, lr=perforated.lr)])
+    solver = replace(poisson.networks(perforated)["MscaleDNN"], stages=[poisson.stage(perforated, config.steps)])
     watched = [Timed(diagnostic) for diagnostic in default_diagnostics(problem)]
     begun = time.process_time()
     solution = run.solve("network", solver, problem, callbacks=[*watched, Snapshots(run.path / "network.snapshots")])

@@ -39,6 +39,7 @@ from sciml import (
     compare,
 )
 from sciml.networks import Dense, glorot, sine
+from sciml.optimizers import SOAP
 from sciml.report import published, side_by_side
 from sciml.training import Adam
 
@@ -156,6 +157,7 @@ class Config:
         depth: hidden layers.
         steps: of Adam.
         lr: first learning rate.
+        optimiser: "adam" or "soap", Adam in slowly turning bases; both see gradients only.
         interior: points inside per step.
         boundary: points on the edge per step.
         penalty: weight of the boundary term.
@@ -172,10 +174,11 @@ class Config:
     width: int = 50
     depth: int = 2
     steps: int = 2500
-    lr: float = 2e-3
+    lr: float = 4e-3
+    optimiser: str = "adam"
     interior: int = 4096
     boundary: int = 1024
-    penalty: float = 1000.0
+    penalty: float = 300.0
     plain: bool = True
     plain_steps: int = 0
     cells: int = 256
@@ -184,7 +187,16 @@ class Config:
 
 
 STORED = Config(
-    case="stored", mu=6 * PI, width=30, depth=3, steps=5000, lr=1e-3, interior=1000, boundary=100, cells=1024
+    case="stored",
+    mu=6 * PI,
+    width=30,
+    depth=3,
+    steps=5000,
+    lr=1e-3,
+    interior=1000,
+    boundary=100,
+    penalty=1000.0,
+    cells=1024,
 )
 VARIANTS = {
     "demo": Config(steps=1000, interior=2048, boundary=512, features=True),
@@ -194,7 +206,8 @@ VARIANTS = {
     "squares1": Config(case="squares1", mu=15, cells=2048),
     "squares2": Config(case="squares2", mu=15),
     "squares3": Config(case="squares3", mu=15, cells=64),
-    "holes": Config(steps=4000, elements=32),
+    "holes": Config(steps=700, lr=1e-2, optimiser="soap", interior=3072, boundary=768, penalty=500.0, elements=32),
+    "holes_adam": Config(steps=2000, elements=32),
     "holes5": Config(case="holes5"),
     "holes7": Config(case="holes7"),
     "holes20": Config(case="holes20"),
@@ -206,13 +219,21 @@ VARIANTS = {
 }
 
 
+def stage(config: Config, steps: int) -> Adam | SOAP:
+    """First-order training."""
+    stages = {"adam": Adam, "soap": SOAP}
+    if config.optimiser not in stages:
+        raise ValueError(f"optimiser is {config.optimiser!r}, but must be adam or soap")
+    return stages[config.optimiser](steps, lr=config.lr)
+
+
 def networks(config: Config) -> dict[str, Any]:
     """The multi-scale network and the plain one of as many parameters."""
     mscale = MscaleSolver(
         scales=config.scales,
         widths=(config.width,) * config.depth,
         penalty=config.penalty,
-        stages=[Adam(config.steps, lr=config.lr)],
+        stages=[stage(config, config.steps)],
         interior=config.interior,
         boundary=config.boundary,
         dtype=torch.float32,  # first-order training ends far above single precision
@@ -222,7 +243,7 @@ def networks(config: Config) -> dict[str, Any]:
 
     # N subnetworks of width w hold N w^2 weights per layer, one network of width sqrt(N) w as many
     plain = partial(plain_network, (round(config.width * len(config.scales) ** 0.5),) * config.depth)
-    stages = [Adam(config.plain_steps or config.steps, lr=config.lr)]
+    stages = [stage(config, config.plain_steps or config.steps)]
     return {"MscaleDNN": mscale, "plain network": replace(mscale, network=plain, stages=stages)}
 
 

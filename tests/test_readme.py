@@ -32,6 +32,9 @@ CLAIMS = [
     ("at k = 1 stays", "frequency_paper", ("T_1",), ".0f"),
     ("at k = 3", "frequency_paper", ("T_3",), ".0f"),
     ("at k = 5", "frequency_paper", ("T_5",), ".0f"),
+    ("exponent of the way", "regimes_paper", ("S_w", "gamma=0.5,gamma'=0"), ".3f"),
+    ("gamma = 1 (published", "regimes_paper", ("S_w", "gamma=1,gamma'=0"), ".3f"),
+    ("gamma = 1.75", "regimes_paper", ("S_w", "gamma=1.75,gamma'=0"), ".3f"),
     ("orientations among", "regimes_condensation", ("early",), ".0f"),
     ("announces the loss spike", "regimes_spikes", ("spike", "lead"), ".0f"),
     ("error after 2 samples", "regimes_samples", ("factored", "test_mse", "2"), ".1e"),
@@ -39,6 +42,7 @@ CLAIMS = [
     ("the mean squared error jumps", "regimes_jump", ("residual", "J_mse"), ".1e"),
     ("| ... of Burgers' equation", "regimes_jump_burgers", ("residual", "J_mse"), ".0f"),
     ("reduced to half", "regimes_reduction", ("growth of the error",), ".3f"),
+    ("a multi-scale network of 240", "regimes_reduction_mscale", ("growth of the error",), ".3f"),
 ]
 
 
