@@ -84,9 +84,10 @@ class Conditions:
             if "points" in table:
                 return cls(fuel, tuple((float(T), float(p) * ATM, float(f)) for T, p, f in table["points"]), oxidiser)
             return cls.grid(fuel, table["temperatures"], table["pressures"], table["phis"], oxidiser)
-        except (AttributeError, KeyError, TypeError, YAMLError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, YAMLError) as error:
+            said = " ".join(str(error).split())
             raise ValueError(
-                f"conditions file {path} must have lists temperatures, pressures (atm) and phis, or points: {error}"
+                f"conditions file {path} must have lists temperatures, pressures (atm) and phis, or points: {said}"
             ) from error
 
     def between(self) -> Conditions:
