@@ -81,7 +81,7 @@ class Config:
     budget: int = 300
     reactions: int = 300
     proposals: Literal["integer", "network", "random", "inverse", "both"] = "integer"
-    compare: tuple[str, ...] = ("greedy", "random", "both")
+    compare: tuple[str, ...] = ("greedy", "random")
     graphs: tuple[str, ...] = ("DRG", "DRGEP", "PFA", "DRGEPASA")
     workers: int = 0
     timeout: float = 0.0

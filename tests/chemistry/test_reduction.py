@@ -1,4 +1,4 @@
-"""Reduction of small mechanisms whose smallest part is known by enumeration; evaluation of masks against Cantera alone."""
+"""Reduction of small mechanisms to parts known by enumeration; evaluation of masks against Cantera alone."""
 
 import math
 from dataclasses import replace
