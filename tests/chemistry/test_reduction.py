@@ -193,7 +193,7 @@ def test_held_out_conditions_lie_between_and_beyond():
 
 @pytest.mark.parametrize("proposals", ["integer", "network", "inverse", "random"])
 def test_every_way_ends_at_the_smallest_part(evaluate, fixed, smallest, proposals):
-    found = reduce(evaluate, fixed, Options(45, proposals, model=Model(cost=count, steps=100)))
+    found = reduce(evaluate, fixed, Options(45, proposals, batch=8, model=Model(cost=count, steps=100)))
     assert found.size == smallest and found.error <= 1 and found.simulated <= 45
     assert found.mask[fixed].all()
 
