@@ -42,6 +42,7 @@ class Affinity(nn.Module):
     molar_masses: Tensor
     reactions: Tensor
     changes: Tensor
+    extents: Tensor
 
     def __init__(self, gibbs: Tensor, breaks: Tensor, molar_masses: Tensor, reactions: Tensor, reference: float):
         super().__init__()
@@ -51,6 +52,8 @@ class Affinity(nn.Module):
         self.register_buffer("molar_masses", molar_masses.clone())
         self.register_buffer("reactions", reactions.clone())
         self.register_buffer("changes", reactions.sum(1))
+        # changes of mass fractions that keep elements -> extents of the reactions
+        self.register_buffer("extents", torch.linalg.pinv(reactions) / molar_masses[:, None])
         self.reference = float(reference)
 
     @classmethod
@@ -92,6 +95,14 @@ class Affinity(nn.Module):
         level = (p / self.reference).log() - moles.log()
         logs = logs.T - self.molar_masses.log()[:, None]
         return torch.addcmul(torch.addmm(standard, self.reactions, logs), self.changes[:, None], level).T
+
+    def allows(self, A: Tensor, change: Tensor, species: Tensor) -> Tensor:
+        """Which changes (n, k) of some species' mass fractions the second law allows at affinities A (n, r), (n,).
+
+        The entropy is concave, so that what an adiabatic reactor gains in a step of any length is at most what its
+        slope at the start says, -A dn: a change with A dn > 0 leads to less entropy, and no reactor makes it.
+        """
+        return (A * (change @ self.extents.index_select(0, species))).sum(1) <= 0
 
 
 def _functions(T: Tensor) -> Tensor:

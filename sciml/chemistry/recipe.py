@@ -77,9 +77,9 @@ class Training:
     """
 
     widths: tuple[int, ...] = (64, 64, 64)
-    steps: int = 12000
+    steps: int = 20000
     lr: float = 1e-2
-    batch: int = 2048
+    batch: int = 1024
     tuning: int = 0
     edges: tuple[float, ...] = ()
 

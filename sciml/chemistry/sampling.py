@@ -247,9 +247,9 @@ def manifold(
             run = mechanism.ignition(charge)
             states, kind = None, "ignition"
             if run.status == "ignited":
-                late = run.delay * np.geomspace(0.01, 1000.0, 60)  # radicals recombine long after the runaway
+                late = run.delay * np.geomspace(0.01, 1000.0, 200)  # radicals recombine long after the runaway
                 path = np.concatenate([run.states, mechanism.trajectory(run.states[-1], late)])
-                states = along(path, points)
+                states = along(path, points, np.concatenate([np.zeros(len(run.states)), np.log(late / late[0])]))
         elif number < ignitions + stirred:
             branch = mechanism.extinction(charge, ratio=1.3, tolerance=0.05)
             states, kind = branch.branch if branch.status == "found" else None, "stirred reactor"
@@ -268,12 +268,23 @@ def manifold(
     return Samples(found.states, found.origin, found.origins, failed)
 
 
-def along(states: Array, points: int, floor: float = 1e-20) -> Array:
-    """`points` of the states of a trajectory, spread evenly by length in T and Box-Cox fractions, each scaled to 1."""
+def along(states: Array, points: int, late: Array | None = None, floor: float = 1e-20) -> Array:
+    """`points` of the states of a trajectory, spread evenly by length in T and Box-Cox fractions, each scaled to 1.
+
+    Args:
+        states: (m, 2+s), in their order in time.
+        points: at most so many.
+        late: (m,) logarithms of the time since the runaway, of which the last fifth of the length is made: near to
+            equilibrium states hardly change, but a rollout spends most of its steps there.
+        floor: smallest fraction that is told from zero.
+    """
     lengths = np.column_stack([states[:, 0], np.maximum(states[:, 2:], floor) ** 0.1])
     spread = np.ptp(lengths, axis=0)
     lengths = lengths / np.where(spread > 0, spread, 1.0)
-    way = np.concatenate([[0.0], np.cumsum(abs(np.diff(lengths, axis=0)).sum(axis=1))])
+    pace = abs(np.diff(lengths, axis=0)).sum(axis=1)
+    if late is not None:
+        pace = pace + 0.25 * pace.sum() * np.diff(late) / np.ptp(late)
+    way = np.concatenate([[0.0], np.cumsum(pace)])
     wanted = np.linspace(0, way[-1], points)
     return states[np.unique(np.clip(np.searchsorted(way, wanted), 0, len(states) - 1))]
 

@@ -4,9 +4,10 @@
     F(Y') = F(Y) + S g v(z) exp(e(z)),                g = |A|/(1 + |A|), (v, e) the outputs of the network
     Y'    = projection onto the elements of Y,        T' from enthalpy (constant pressure) or energy (constant volume)
 
-Equilibrium is a fixed point since A = 0 there, and it is the right one since elements and enthalpy are exact, so that
-long rollouts end where the mechanism ends. v exp(e) lets increments be accurate relative to their own size over many
-decades, which is what decides the length of an induction. The network is float32, everything else float64.
+Equilibrium is a fixed point since A = 0 there, and it is the right one since elements and enthalpy are exact. No
+rollout drifts past it, since a step that would lower the entropy is not made. v exp(e) lets increments be accurate
+relative to their own size over many decades, which is what decides the length of an induction. The network is float32,
+everything else float64.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "Surrogate"]
 
 _QUIET = 1e-5  # affinities (in units of RT) below which their direction fades out
+_SLOW = 1e-5  # increments, in units of the mean one, below which errors no longer count by their share
 _TEMPERATURES = (250.0, 5000.0)  # K, between which a step may end
 _NEWTON = 4  # iterations for T; third order, from the temperature before the step
 
@@ -178,6 +180,8 @@ class Surrogate(nn.Module):
         F = z[:, 3:].index_select(1, self.reactive)
         proposed = self.boxcox.inverse((F + self.increment.inverse(change)).clamp(max=0.0))
         y = self._within(x, old, self.conservation(old, proposed, elements), heat)
+        A = z[:, -1 - len(self.affinity.changes) : -1] * z[:, -1:].exp()
+        y = torch.where(self.affinity.allows(A, y - old, self.reactive)[:, None], y, old)
         Y = x[:, 2:].index_copy(1, self.reactive, y)
         inverse = self.thermo.temperature_from_enthalpy if self._isobaric else self.thermo.temperature_from_energy
         T = inverse(heat, Y, x[:, 0], steps=_NEWTON)
@@ -285,10 +289,10 @@ class Surrogate(nn.Module):
         reactor: str = "constant-pressure",
         widths: Sequence[int] = (64, 64, 64),
         edges: Sequence[float] = (),
-        stages: Sequence[Stage] = (SOAP(12000),),
+        stages: Sequence[Stage] = (SOAP(20000),),
         windows: np.ndarray | None = None,
         tuning: Sequence[Stage] = (),
-        batch: int = 2048,
+        batch: int = 1024,
         lmbda: float = 0.1,
         seed: int = 0,
         checkpoint: str | Path | None = None,
@@ -306,7 +310,7 @@ class Surrogate(nn.Module):
             stages: of the training on pairs, relative increments (`flowmap.RelativeIncrement`).
             windows: (m, steps+1, 2+s) consecutive states.
             tuning: stages that minimise the error of rollouts over the windows, from their first states.
-            batch: pairs per step; rollouts take a sixteenth of it.
+            batch: pairs per step; rollouts take a quarter of it.
             lmbda: of the Box-Cox transform.
             seed: of parameters and batches.
             checkpoint: file of the training on pairs, to resume from.
@@ -323,10 +327,10 @@ class Surrogate(nn.Module):
         if x.shape != after.shape:
             raise ValueError(f"states has shape {tuple(x.shape)} and next_states {tuple(after.shape)}")
         rows = model._prepare(x, after)
-        objective = RelativeIncrement(model.increments)
+        objective = RelativeIncrement(model.increments, floor=_SLOW)
         history = fit(model, objective, draw_rows(rows, batch), stages, (), checkpoint, seed, label="increments")
         if tuning and windows is not None:
-            model.tune(windows, tuning, max(batch // 16, 1), seed + 1)
+            model.tune(windows, tuning, max(batch // 4, 1), seed + 1)
         return model, history
 
     @classmethod
