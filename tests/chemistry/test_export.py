@@ -32,7 +32,7 @@ def surrogate(mechanism, tmp_path_factory):
     drawn = draw(mechanism, Ranges("H2", (1000.0, 1500.0)), Sampling(states=90, ignitions=2, flames=0), seed=0)
     path = tmp_path_factory.mktemp("labels") / "l.h5"
     dataset = label(mechanism, drawn.samples, path, steps=2, seed=0, ranges=drawn.recorded)
-    return train(dataset, mechanism, Training((16, 16), steps=60, lr=2e-3, batch=64, tuning=0, edges=(1800.0,)))[0]
+    return train(dataset, mechanism, Training((16, 16), steps=400, batch=128, tuning=0, edges=(1800.0,)))[0]
 
 
 @pytest.fixture(scope="module")
