@@ -24,7 +24,10 @@ from sciml.chemistry.graphs import ranking, reaction_ranking, samples
 from sciml.chemistry.mechanism import Mechanism
 from sciml.chemistry.reduction import Options, Reduction, greedy, reduce, sensitivity, single_harm, sweep
 from sciml.chemistry.submechanism import write
-from sciml.files import jsonable
+from sciml.files import jsonable, write_json
+
+GRAPHS = ("DRG", "DRGEP", "PFA", "DRGEPASA")
+COMPARED = ("greedy", "integer", "random", "network", "inverse", "both")
 
 
 @dataclass(frozen=True)
@@ -144,13 +147,18 @@ def executor(config: Config) -> Any:
 
 def run(config: Config, run: Any) -> dict[str, Any]:
     """Reduce species, compare methods, reduce reactions, write and verify."""
+    for name, given, known in (("graphs", config.graphs, GRAPHS), ("compare", config.compare, COMPARED)):
+        if unknown := set(given) - set(known):
+            raise ValueError(
+                f"{name} has {', '.join(sorted(unknown))}, but its members must be among {', '.join(known)}"
+            )
+    options = Options(config.budget, config.proposals, workers=executor(config), timeout=config.timeout or None)
     mechanism = Mechanism(config.mechanism, config.phase or None)
     conditions, chosen = table_of(config), metrics(config)
     evaluate = Evaluation(mechanism, conditions, chosen)
     fixed = evaluate.parts.mask(protected(mechanism, conditions, config.protect))
     where = Path(config.cache) if config.cache else run.path / "masks.h5"
     store = Store(where, mechanism.n_species, evaluate.size, evaluate.fingerprint)
-    options = Options(config.budget, config.proposals, workers=executor(config), timeout=config.timeout or None)
 
     def keep(archive: Archive) -> None:
         if archive.best is None:
@@ -242,8 +250,6 @@ def graph_methods(
     mechanism = evaluate.mechanism
     targets = names(mechanism, fixed)
     for label in config.graphs:
-        if label not in ("DRG", "DRGEP", "PFA", "DRGEPASA"):
-            raise ValueError(f"graphs has {label!r}, but its members must be DRG, DRGEP, PFA or DRGEPASA")
         rank = ranking(mechanism, states, targets, label.removesuffix("ASA"))  # type: ignore[arg-type]
         follow = sensitivity if label.endswith("ASA") else sweep
         methods[label] = partial(follow, evaluate, fixed, rank, config.budget, store)
@@ -301,6 +307,7 @@ def report(
     draw(run, evaluate, found, single_harm(found.archive, np.zeros(mechanism.n_species, bool)))
     errors = [{"points": where, **row} for where, table in tables.items() for row in table]
     front = found.archive.front()
+    write_json(run.path / "front.json", pareto(evaluate, found))
     return {
         "species": reduced.n_species,
         "reactions": reduced.n_reactions,
@@ -310,6 +317,19 @@ def report(
         "front": {f"{found.archive.objectives[i]:.0f}": float(found.archive.worst[i]) for i in front},
         "table": [*rows, *errors],
     }
+
+
+def pareto(evaluate: Evaluation, found: Reduction) -> list[dict[str, Any]]:
+    """The front of species against error: what to keep for each number of species."""
+    archive = found.archive
+    return [
+        {
+            "species": int(archive.objectives[i]),
+            "worst error / tolerance": float(archive.worst[i]),
+            "names": names(evaluate.mechanism, archive.designs[i] > 0.5),
+        }
+        for i in archive.front()
+    ]
 
 
 def draw(run: Any, evaluate: Evaluation, found: Reduction, harm: np.ndarray) -> None:
