@@ -162,9 +162,22 @@ class Surrogate(nn.Module):
         """States (n, 2+s) one step later, in float64, differentiable."""
         return self.constrained(x, *self.kept(x))
 
+    def reacting(self, Y: Tensor) -> Tensor:
+        """The columns (n, r) of the reactive species among all (n, s or more): a view where they are neighbours."""
+        first, last = self.settings.reactive[0], self.settings.reactive[-1]
+        neighbours = last - first + 1 == len(self.settings.reactive)
+        return Y[:, first : last + 1] if neighbours else Y.index_select(1, self.reactive)
+
+    def _replaced(self, Y: Tensor, y: Tensor) -> Tensor:
+        """Fractions (n, s) with other ones of the reactive species."""
+        first, last = self.settings.reactive[0], self.settings.reactive[-1]
+        if last - first + 1 == len(self.settings.reactive):
+            return torch.cat([Y[:, :first], y, Y[:, last + 1 :]], 1)
+        return Y.index_copy(1, self.reactive, y)
+
     def kept(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the reaction keeps: elements of the reactive species (n, e), and enthalpy or energy (n,)."""
-        elements = self.conservation.moles(x[:, 2:].index_select(1, self.reactive))
+        elements = self.conservation.moles(self.reacting(x[:, 2:]))
         heat = self.thermo.enthalpy_mass if self._isobaric else self.thermo.energy_mass
         return elements, heat(x[:, 0], x[:, 2:])
 
@@ -176,13 +189,13 @@ class Surrogate(nn.Module):
         """A step that ends at given elements and heat, so that a rollout does not even add up rounding."""
         z, gate = self.features(x)
         change = self.increments(self.inputs(z).float(), gate.float(), self.region(x)).double()
-        old = x[:, 2:].index_select(1, self.reactive)
-        F = z[:, 3:].index_select(1, self.reactive)
+        old = self.reacting(x[:, 2:])
+        F = self.reacting(z[:, 3:])
         proposed = self.boxcox.inverse((F + self.increment.inverse(change)).clamp(max=0.0))
         y = self._within(x, old, self.conservation(old, proposed, elements), heat)
         A = z[:, -1 - len(self.affinity.changes) : -1] * z[:, -1:].exp()
         y = torch.where(self.affinity.allows(A, y - old, self.reactive)[:, None], y, old)
-        Y = x[:, 2:].index_copy(1, self.reactive, y)
+        Y = self._replaced(x[:, 2:], y)
         inverse = self.thermo.temperature_from_enthalpy if self._isobaric else self.thermo.temperature_from_energy
         T = inverse(heat, Y, x[:, 0], steps=_NEWTON)
         p = x[:, 1]
@@ -210,7 +223,9 @@ class Surrogate(nn.Module):
         Raises:
             ValueError: for a bad state, or a dt that is not the trained one.
         """
-        return self.rollout(states, 1, dt)[:, 1]
+        self._check_step(dt)
+        with torch.no_grad():
+            return self(self.checked(states)).numpy()
 
     def rollout(self, states: np.ndarray, steps: int, dt: float | None = None) -> np.ndarray:
         """States (n, steps+1, 2+s) at 0, dt, 2 dt ..., the initial one first.
@@ -218,8 +233,7 @@ class Surrogate(nn.Module):
         Raises:
             ValueError: for a bad state, a negative number of steps, or a dt that is not the trained one.
         """
-        if dt is not None and abs(dt - self.dt) > 1e-9 * self.dt:
-            raise ValueError(f"dt is {dt:g} s, but this surrogate was trained for {self.dt:g} s only")
+        self._check_step(dt)
         if steps < 0:
             raise ValueError(f"steps is {steps}, but must not be negative")
         x = self.checked(states)
@@ -231,6 +245,10 @@ class Surrogate(nn.Module):
                 x = self.constrained(x, *kept)
                 out[:, k + 1] = x.numpy()
         return out
+
+    def _check_step(self, dt: float | None) -> None:
+        if dt is not None and abs(dt - self.dt) > 1e-9 * self.dt:
+            raise ValueError(f"dt is {dt:g} s, but this surrogate was trained for {self.dt:g} s only")
 
     def checked(self, states: np.ndarray) -> Tensor:
         """States as float64 with fractions that add up to one.
