@@ -426,7 +426,8 @@ def simulate_all(
     for i, outcome in parallel.run(simulate, [designs[j] for j in missing], workers=workers, timeout=timeout):
         row = missing[i]
         done[row] = failed if isinstance(outcome, parallel.Failure) else outcome
-        if store is not None:
-            store[designs[row]] = done[row]  # at once, so that nothing finished is ever lost
+        # at once, so that nothing finished is ever lost; but a worker that was killed says nothing of the design
+        if store is not None and not isinstance(outcome, parallel.Failure):
+            store[designs[row]] = outcome
     for row, design in enumerate(designs):
         archive.add(design, *done[row])

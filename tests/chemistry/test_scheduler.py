@@ -1,0 +1,53 @@
+"""Simulations on a Dask cluster, and workers that die: no finished simulation is lost."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from sciml.archive import Archive, Store
+from sciml.chemistry.conditions import Conditions, IgnitionDelay
+from sciml.chemistry.evaluation import Evaluation
+from sciml.chemistry.mechanism import Mechanism
+from sciml.search import simulate_all
+
+DESIGNS = np.ones((6, 10)) - np.eye(10)[4:]
+
+
+@pytest.fixture(scope="module")
+def evaluate():
+    return Evaluation(Mechanism("h2o2.yaml"), Conditions.grid("H2", [1200.0], [1.0], [1.0]), [IgnitionDelay()])
+
+
+def test_a_dask_cluster_simulates_as_this_process_does(evaluate, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    here, there = Archive.empty(10, 1), Archive.empty(10, 1)
+    simulate_all(evaluate, DESIGNS, here)
+    store = Store(tmp_path / "m.h5", 10, 1, evaluate.fingerprint)
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        simulate_all(evaluate, DESIGNS, there, client, None, store)
+    np.testing.assert_allclose(here.errors, there.errors, rtol=1e-9, atol=1e-9)
+    assert len(store) == len(DESIGNS)
+
+
+def deadly(design):
+    """Kills its own process, without a word, for one design."""
+    if design[5] == 0:
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(design.sum()), np.array([0.5])
+
+
+def test_a_worker_that_is_killed_costs_its_own_simulation_only(tmp_path):
+    archive, store = Archive.empty(10, 1), Store(tmp_path / "m.h5", 10, 1, "deadly")
+    simulate_all(deadly, DESIGNS, archive, 2, None, store)
+    killed = DESIGNS[:, 5] == 0
+    assert np.isinf(archive.errors[killed]).all() and (archive.errors[~killed] == 0.5).all()
+    again = Store(tmp_path / "m.h5", 10, 1, "deadly")
+    assert all(d in again and again[d][0] == 9.0 for d in DESIGNS[~killed])
+    assert DESIGNS[killed][0] not in again  # its simulation never finished, so the next search tries it again
