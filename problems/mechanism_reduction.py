@@ -98,9 +98,9 @@ VARIANTS = {
         mechanism="h2o2.yaml", fuel="H2", temperatures=(1100.0, 1300.0), budget=40, reactions=25, graphs=("DRGEP",)
     ),
     "paper": Config(pressures=(1.0, 10.0, 20.0), stirred=0.1, budget=3000, reactions=1000),
-    "gri30": Config(burnt_hot=False),
+    "gri30": Config(burnt_hot=False, compare=("greedy",)),
     "gri30_hot": Config(),
-    "gri30_delay": Config(burnt=0.0),
+    "gri30_delay": Config(burnt=0.0, compare=("greedy",)),
     "dodecane": Config(
         mechanism="nDodecane_Reitz.yaml",
         phase="nDodecane_IG",
