@@ -7,6 +7,9 @@
 is a whole file for ``sciml run``. It may also state ``solver`` and ``reference``, anything with a method ``solve``.
 Without these, a default `MscaleSolver` solves, beside finite differences where they apply. Errors are measured against
 the exact solution if the problem has one, else against the reference.
+
+With a `GreensSolver`, ``problem`` may be a `Family`: its operator is learned, kept as ``operator.h5``, and applied to
+what the family's problem states.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from sciml.problem import PDE, Elliptic, Evolution
 from sciml.report import side_by_side
 from sciml.results import Run
 from sciml.solvers.differences import FiniteDifference
+from sciml.solvers.greens import ByOperator, Family, GreensSolver
 from sciml.solvers.mscale import MscaleSolver
 
 __all__ = ["run_own"]
@@ -34,14 +38,20 @@ def run_own(module: Any, run: Run) -> dict[str, Any]:
     Raises:
         TypeError: if one of the three is something else than its name says.
     """
-    problem = module.problem
+    family = module.problem if isinstance(module.problem, Family) else None
+    problem = module.problem if family is None else family.problem
     if not isinstance(problem, (Elliptic, Evolution, PDE)):
         raise TypeError(f"problem is {problem!r}, but must be an Elliptic, an Evolution or a PDE")
-    solver, reference = getattr(module, "solver", MscaleSolver()), getattr(module, "reference", None)
+    solver = getattr(module, "solver", MscaleSolver() if family is None else GreensSolver())
+    reference = getattr(module, "reference", None)
     for name, given in (("solver", solver), ("reference", reference or solver)):
         if not hasattr(given, "solve") or isinstance(given, type):
             raise TypeError(f"{name} is {given!r}, but must be a solver such as MscaleSolver()")
+    if family is not None and not isinstance(solver, GreensSolver):
+        raise TypeError(f"solver is {solver!r}, but a Family needs a GreensSolver")
     solvers = {type(solver).__name__: solver}
+    if isinstance(solver, GreensSolver):
+        solvers["GreensSolver"] = ByOperator(solver, family or Family(problem), run.path / "operator.h5")
     reference = reference or _default_reference(problem)
     if reference is not None:
         name = type(reference).__name__

@@ -41,6 +41,10 @@ CLAIMS = [
     ("for a linear model", "regimes_samples", ("linear", "test_mse", "2"), ".2f"),
     ("the mean squared error jumps", "regimes_jump", ("residual", "J_mse"), ".1e"),
     ("| ... of Burgers' equation", "regimes_jump_burgers", ("residual", "J_mse"), ".0f"),
+    ("Green's kernel of", "greens_line", ("kernel", "rel_l2"), ".1e"),
+    ("unseen sums of sines", "greens_line", ("sines", "rel_l2"), ".1e"),
+    ("square with three holes", "greens_plate", ("fields", "rel_l2"), ".1e"),
+    ("narrow Gaussians", "greens_plate", ("bumps", "rel_l2"), ".1e"),
     ("reduced to half", "regimes_reduction", ("growth of the error",), ".3f"),
     ("a multi-scale network of 240", "regimes_reduction_mscale", ("growth of the error",), ".3f"),
 ]

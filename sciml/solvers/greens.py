@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sciml.problem import Elliptic
+from sciml.problem import Elliptic, Evolution
+from sciml.solution import Solution
 from sciml.solvers.members import Family, boundary_of, constant_boundary
 from sciml.solvers.operator import Operator
 from sciml.solvers.singular_kernel import SingularityAware
 
-__all__ = ["Family", "GreensSolver", "Operator"]
+__all__ = ["ByOperator", "Family", "GreensSolver", "Operator"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class GreensSolver:
 def _refuse_nonlinear(problem: Any) -> None:
     if not isinstance(problem, Elliptic):
         kind = type(problem).__name__
-        raise ValueError(f"problem is a {kind}, but u = int G f needs a linear Elliptic problem; use Trained(head=...)")
+        raise ValueError(
+            f"problem is of the kind {kind}, but u = int G f needs a linear Elliptic problem; use Trained(head=...)"
+        )
     if not problem.linear:
         p = problem.p
         raise ValueError(
@@ -80,3 +83,36 @@ def _refuse_nonlinear(problem: Any) -> None:
 def kernel_cost(kernel: Any) -> dict[str, Any]:
     """The number of learned parameters."""
     return {"parameters": int(sum(a.size for a in kernel.arrays().values()))}
+
+
+@dataclass(frozen=True)
+class ByOperator:
+    """The solver of one problem by the operator of its family.
+
+    Attributes:
+        solver: learns the operator.
+        family: what it is learned for.
+        path: where it is kept.
+    """
+
+    solver: GreensSolver
+    family: Family
+    path: Path
+
+    def solve(
+        self, problem: Any, seed: int = 0, callbacks: Sequence[Any] = (), checkpoint: str | None = None
+    ) -> Solution:
+        """Learn the operator, keep it, and apply it to the data that the problem states."""
+        operator = self.solver.solve(self.family, seed, callbacks, checkpoint)
+        operator.save(self.path)
+        data = getattr(problem, "initial" if isinstance(problem, Evolution) else "source", 0.0)
+        solution = operator(data)
+        status = f"{operator.status}; {solution.status}"
+        return replace(
+            solution,
+            problem=problem,
+            history=operator.history,
+            seconds=operator.seconds + solution.seconds,
+            status=status,
+            cost=operator.cost,
+        )
