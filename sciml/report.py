@@ -174,21 +174,26 @@ def _maps(
 ) -> None:
     from matplotlib.colors import LogNorm, Normalize
 
-    columns = min(len(values), 4)
-    rows = math.ceil(len(values) / columns)
+    rows = math.ceil(len(values) / 4)
+    columns = math.ceil(len(values) / rows)
     shape = tuple(map(len, axes))
-    # solutions share the colours of the first, so that a wrong amplitude shows
+    # all share the colours, so that a wrong amplitude shows, and whose error is smaller
     bound = float(np.nanmax(np.abs(next(iter(values.values()))))) or 1.0
-    with run.figure(name, 3.6 * columns + 0.4, 3.2 * rows) as figure:
-        for ax, (label, v) in zip(np.ravel(figure.subplots(rows, columns)), values.items(), strict=False):
-            if logarithmic:
-                top = max(float(np.nanmax(v)), 1e-300)
-                image = ax.pcolormesh(*axes, np.maximum(v, top * 1e-4).reshape(shape).T, norm=LogNorm(top * 1e-4, top))
-            else:
-                norm = Normalize(-bound, bound)
-                image = ax.pcolormesh(*axes, v.reshape(shape).T, cmap="RdBu_r", norm=norm)
-            ax.set(title=f"|error|, {label}" if logarithmic else label, xlabel=names[0], ylabel=names[1])
-            figure.colorbar(image, ax=ax, shrink=0.8)
+    norm: Any = Normalize(-bound, bound)
+    if logarithmic:
+        tops = [max(float(np.nanmax(v)), 1e-300) for v in values.values()]
+        norm = LogNorm(min(tops) * 1e-2, max(*tops, min(tops) * 2))
+    with run.figure(name, 3.2 * columns + 0.9, 3.2 * rows) as figure:
+        panels = list(np.ravel(figure.subplots(rows, columns)))
+        for ax, (label, v) in zip(panels, values.items(), strict=False):
+            shown = np.maximum(v, norm.vmin) if logarithmic else v
+            image = ax.pcolormesh(
+                *axes, shown.reshape(shape).T, norm=norm, cmap="viridis" if logarithmic else "RdBu_r", rasterized=True
+            )
+            ax.set(title=label, xlabel=names[0], ylabel=names[1], aspect="auto" if "t" in names else "equal")
+        for ax in panels[len(values) :]:
+            ax.remove()
+        figure.colorbar(image, ax=panels[: len(values)], shrink=0.8, label="|error|" if logarithmic else "u")
 
 
 def draw_training(run: Run, solutions: Mapping[str, Solution]) -> None:
