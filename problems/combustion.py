@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sciml.chemistry import accuracy, labels
+from sciml.chemistry.hybrid import limits
 from sciml.chemistry.mechanism import Mechanism
 from sciml.chemistry.recipe import Sampling, Training, draw, grid_of, train
 from sciml.chemistry.sampling import Ranges
@@ -231,7 +232,7 @@ def measured(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
         **{f"perturbed: {k}": v for k, v in recovery.items()},
         **accuracy.stability(model, charges, config.long),
         **{f"equilibrium: {k}": v for k, v in accuracy.fixed_point(model, mechanism, charges[:3], config.rest).items()},
-        "training states outside the score's border": float((model.score(test[0]) > 1).mean()),
+        **{f"hybrid: {k}": v for k, v in limits(model, mechanism, test[0]).items()},
     }
     by_batch = {f"batch {row['batch']}, rtol {row['rtol']:g}": row for row in steps}
     by_species = {name: {f"1e{r['decade']}": r["relative"] for r in scales if r["species"] == name} for name in names}

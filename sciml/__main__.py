@@ -97,8 +97,12 @@ def _seeds(text: str) -> list[int]:
 
 @app.command()
 def resume(path: RunFolder) -> None:
-    """Continue an interrupted run from its checkpoints."""
+    """Continue an interrupted run from its checkpoints, or an interrupted labelling (the name of its file)."""
     from sciml import experiments
+
+    if commands.unfinished(path):
+        commands.resume_labelling(path)
+        return
 
     path = experiments.resume(path)
     _print_metrics(path)

@@ -17,10 +17,11 @@ import typer
 from sciml.options import parse
 
 if TYPE_CHECKING:
+    from sciml.chemistry.labels import Dataset
     from sciml.chemistry.mechanism import Mechanism
     from sciml.chemistry.sampling import Ranges
 
-__all__ = ["evaluate", "export", "label", "sample", "train"]
+__all__ = ["evaluate", "export", "label", "resume_labelling", "sample", "train", "unfinished"]
 
 ATM = 101325.0
 Fuel = Annotated[str, typer.Option("--fuel", help="By moles: one species, or amounts such as CH4:0.9,H2:0.1.")]
@@ -159,10 +160,36 @@ def label(
     except KeyboardInterrupt:
         print(f"interrupted; {labels.standing(out)}, and the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130) from None
+    _labelled(dataset, gas, out)
+
+
+def _labelled(dataset: Dataset, mechanism: Mechanism, out: Path) -> None:
+    """Say what was labelled, and how far tighter tolerances would change it."""
+    from sciml.chemistry.labels import audit
+
     _counted(dataset)
-    audit = labels.audit(dataset, gas)
-    print(f"labels change by {audit.worst:.1e} (worst species) of a step at rtol {audit.rtol:g}, atol {audit.atol:g}")
+    found = audit(dataset, mechanism)
+    print(f"labels change by {found.worst:.1e} (worst species) of a step at rtol {found.rtol:g}, atol {found.atol:g}")
     print(f"labels: {out}")
+
+
+def unfinished(path: Path) -> bool:
+    """Whether `path` is a labelling that was interrupted."""
+    return not path.exists() and path.with_name(path.name + ".chunks").is_dir()
+
+
+def resume_labelling(path: Path, workers: int = 0) -> None:
+    """Go on with an interrupted labelling, with the plan that it began with."""
+    from sciml.chemistry import labels
+    from sciml.chemistry.mechanism import Mechanism
+
+    try:
+        with _bar("chunks") as progress:
+            dataset = labels.resume(path, workers, progress)
+    except KeyboardInterrupt:
+        print(f"interrupted; {labels.standing(path)}, and the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
+    _labelled(dataset, Mechanism(dataset.mechanism), path)
 
 
 def train(
@@ -219,6 +246,7 @@ def evaluate(
     import numpy as np
 
     from sciml.chemistry import accuracy
+    from sciml.chemistry.hybrid import limits
     from sciml.chemistry.recipe import grid_of, ranges_of
     from sciml.chemistry.surrogate import Surrogate
 
@@ -238,7 +266,9 @@ def evaluate(
     kicked = ranges.charges(gas, perturbations, rng)
     told |= {f"perturbed: {k}": v for k, v in accuracy.recovery(model, gas, kicked, rng).items()}
     told |= accuracy.stability(model, charges, steps)
-    for row in accuracy.speed(model, gas, np.concatenate([path[::5] for path in found.reference])):
+    states = np.concatenate([path[::5] for path in found.reference])
+    told |= {f"hybrid: {k}": v for k, v in limits(model, gas, states).items()}
+    for row in accuracy.speed(model, gas, states):
         told[f"speed-up at batch {row['batch']}, rtol {row['rtol']:g}"] = row["speed-up"]
     for name, value in told.items():
         print(f"{name}: {value:.4g}")

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,13 @@ def test_the_same_seed_gives_the_same_states(chain, tmp_path):
 
 def test_evaluate_prints_every_measure(chain):
     said = sciml("evaluate", "surrogate.h5", "--grid", "1,1", "--perturbations", 1, "--steps", 20, cwd=chain)
-    for name in ("delay error, mean", "perturbed: recovered", "element drift", "speed-up at batch 8192, rtol 1e-06"):
+    for name in (
+        "delay error, mean",
+        "perturbed: recovered",
+        "element drift",
+        "hybrid: net speed-up",
+        "speed-up at batch 8192, rtol 1e-06",
+    ):
         assert f"{name}: " in said
 
 
@@ -90,9 +97,12 @@ def test_an_interrupted_labelling_goes_on(chain, tmp_path, monkeypatch):
     kept = sorted((tmp_path / "labels.h5.chunks").glob("chunk-*.h5"))
     assert kept
     assert "unfinished" in refused("train", "labels.h5", cwd=tmp_path)
+    shutil.copytree(tmp_path / "labels.h5.chunks", tmp_path / "other.h5.chunks")
     sciml("label", states, "--steps", 2, "--chunk", 30, cwd=tmp_path)
-    whole, again = (Dataset.load(folder / "labels.h5") for folder in (chain, tmp_path))
-    np.testing.assert_array_equal(whole.windows, again.windows)
+    assert "labels: other.h5" in sciml("resume", "other.h5", cwd=tmp_path)
+    whole = Dataset.load(chain / "labels.h5")
+    for name in ("labels.h5", "other.h5"):
+        np.testing.assert_array_equal(whole.windows, Dataset.load(tmp_path / name).windows)
 
 
 def test_a_full_disk_is_one_sentence_and_keeps_chunks(chain, tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ class Sampling:
             space; these followed along their own trajectories; compositions uniform in the fractions themselves.
         states: how many in all, before filters.
         ignitions: trajectories of the manifold.
-        flames: one-dimensional flames of the manifold.
+        flames: one-dimensional flames of the manifold; none for a mechanism without transport data.
         alpha: largest change of the power.
         factor: drawn states are kept if no species and no heat release exceeds so many times the manifold's; 0 keeps
             all.
@@ -177,7 +177,8 @@ def draw(
     points = max(each // (sampling.ignitions + sampling.flames), 20)
     # what is asked for must not lie at the edge of what is known
     wide = ranges.widened()
-    base = manifold(mechanism, wide, generator, sampling.ignitions, 0, sampling.flames, points, progress)
+    flames = 0 if mechanism.inspection.without_transport else sampling.flames
+    base = manifold(mechanism, wide, generator, sampling.ignitions, 0, flames, points, progress)
     top = np.minimum(1.0, max(sampling.factor, 1.0) * base.states[:, 2:].max(axis=0))
     parts = []
     for kind in sampling.kinds:

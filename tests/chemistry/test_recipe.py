@@ -59,3 +59,22 @@ def test_trajectories_pass_through_single_steps(mechanism):
     assert list(status) == [0, 1, 0] and np.isnan(paths[1, 1:]).all() and paths.shape == (3, 4, states.shape[1])
     end = advance(mechanism, states[[0, 2]], 3e-6).states
     np.testing.assert_allclose(paths[[0, 2], 3], end, rtol=1e-6, atol=1e-13)
+
+
+def test_without_transport_data_there_are_no_flames(mechanism):
+    import io
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe")
+    content = yaml.load(mechanism.to_yaml())
+    for phase in content["phases"]:
+        phase.pop("transport", None)
+    for species in content["species"]:
+        species.pop("transport", None)
+    text = io.StringIO()
+    yaml.dump(content, text)
+    bare = Mechanism.from_yaml(text.getvalue())
+    assert bare.inspection.without_transport
+    found = draw(bare, Ranges("H2", (1200.0, 1400.0)), Sampling(states=60, ignitions=2, flames=3), seed=0).samples
+    assert len(found) > 30 and not any("flame" in origin for origin in found.origins)
