@@ -17,6 +17,8 @@ CLAIMS = [
     ("of MscaleDNN after 1000", "poisson_demo", ("MscaleDNN", "rel_l2"), ".3f"),
     ("of a plain network of its size", "poisson_demo", (PLAIN, "rel_l2"), ".2f"),
     ("of finite differences with 256", "poisson_demo", ("finite differences", "rel_l2"), ".1e"),
+    ("after 700 steps of SOAP", "poisson_holes", ("MscaleDNN", "rel_l2"), ".3f"),
+    ("of equal size after as many", "poisson_holes", (PLAIN, "rel_l2"), ".2f"),
     ("p = 2, eps", "p_laplacian_line_p2", ("MscaleDNN", "rel_l2"), ".1e"),
     ("p-Laplacian line, p = 5", "p_laplacian_line_p5", ("MscaleDNN", "rel_l2"), ".1e"),
     ("p-Laplacian line, p = 3", "p_laplacian_line_p3", ("MscaleDNN", "rel_l2"), ".1e"),
