@@ -60,6 +60,8 @@ class FeatureSolver:
             raise ValueError(f"tolerance is {self.tolerance}, but float64 can give 1e-14 at best, and 1 is no accuracy")
         if not (isinstance(self.features, int) and self.features >= 10):
             raise ValueError(f"features is {self.features!r}, but must be a whole number >= 10")
+        if not self.memory > 0:
+            raise ValueError(f"memory is {self.memory!r}, but must be a positive number of bytes")
 
     def solve(
         self,

@@ -238,7 +238,12 @@ def test_a_limit_that_is_too_small_is_reported():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"tolerance": 1e-20}, "tolerance is 1e-20"), ({"features": 0}, "features is 0")]
+    ("options", "message"),
+    [
+        ({"tolerance": 1e-20}, "tolerance is 1e-20"),
+        ({"features": 0}, "features is 0"),
+        ({"memory": -1.0}, "memory is -1.0"),
+    ],
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
