@@ -51,6 +51,8 @@ CLAIMS = [
     ("narrow Gaussians", "greens_plate", ("bumps", "rel_l2"), ".1e"),
     ("reduced to half", "regimes_reduction", ("growth of the error",), ".3f"),
     ("a multi-scale network of 240", "regimes_reduction_mscale", ("growth of the error",), ".3f"),
+    ("hydrogen in air, 1 atm", "combustion_demo", ("delay error, max",), ".4f"),
+    ("largest error of the final temperature", "combustion_demo", ("final T error, max",), ".2f"),
 ]
 
 
