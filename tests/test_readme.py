@@ -24,6 +24,8 @@ CLAIMS = [
     ("p-Laplacian line, p = 5", "p_laplacian_line_p5", ("MscaleDNN", "rel_l2"), ".1e"),
     ("p-Laplacian line, p = 3", "p_laplacian_line_p3", ("MscaleDNN", "rel_l2"), ".1e"),
     ("by its flux on panels, 3 s", "p_laplacian_line_p5", ("flux on panels", "rel_l2"), ".1e"),
+    ("line, p = 8", "p_laplacian_line_p8", ("MscaleDNN", "rel_l2"), ".1e"),
+    ("| ... by its flux |", "p_laplacian_line_p8", ("flux on panels", "rel_l2"), ".1e"),
     ("1500 steps of Adam: s2ReLU", "p_laplacian_activations", ("s2ReLU", "rel_l2"), ".1e"),
     ("| ... sReLU", "p_laplacian_activations", ("sReLU", "rel_l2"), ".1e"),
     ("| ... ReLU", "p_laplacian_activations", ("ReLU", "rel_l2"), ".1e"),
