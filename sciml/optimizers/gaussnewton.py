@@ -115,6 +115,9 @@ class _GaussNewtonStepper:
             self.relative = min(self.relative * 4, 1e12)
         else:
             self.reason = "no damping gives a decrease: the limit of this precision and these points"
+        if jacobian.shape[0] < jacobian.shape[1]:
+            rows, unknowns = jacobian.shape
+            self.reason += f"; only {rows} equations for {unknowns} parameters, so a small loss says little"
         _assign(model, start)
 
     @staticmethod

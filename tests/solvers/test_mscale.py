@@ -1,6 +1,7 @@
 """The multi-scale solver on every kind of problem that it claims, and on what it must refuse."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -287,3 +288,12 @@ def test_refusals_are_sentences():
 def test_divergence_is_a_status():
     solution = with_options(activation=sine, stages=[Adam(300, lr=1e8)]).solve(cases.poisson_2d())
     assert solution.status.startswith("diverged") and "learning rate" in solution.status
+
+
+def test_too_few_points_for_the_parameters_are_told():
+    stages = [GaussNewton(30)]
+    solver = MscaleSolver(ritz=False, scales=(1,), widths=(12, 12), interior=20, boundary=8, hard=False, stages=stages)
+    few = solver.solve(cases.poisson_2d())
+    assert "only 28 equations for 205 parameters" in few.status and not few.status.startswith("converged")
+    many = replace(solver, interior=400, boundary=100, stages=[GaussNewton(3)]).solve(cases.poisson_2d())
+    assert "equations for" not in many.status
