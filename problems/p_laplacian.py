@@ -147,7 +147,7 @@ VARIANTS = {
     "line_p3": Config(p=3.0, **LINE),
     "line_p4": Config(p=4.0, **LINE),
     "line_p5": Config(p=5.0, **LINE),
-    "line_p8": Config(p=8.0, width=20, steps=300, interior=2048, newton=100),
+    "line_p8": Config(p=8.0, width=20, steps=300, interior=2048, newton=220),
     "line_p2_fine": Config(eps=0.01, **FINE),
     "line_p5_fine": Config(p=5.0, eps=0.01, **FINE),
     "activations": Config(case="activations", steps=1500, cells=0),
