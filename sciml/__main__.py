@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -203,14 +204,15 @@ def _print_metrics(path: Path, everything: bool = False) -> None:
         print(f"median over {len(metrics['seeds'])} seeds:")
         metrics = dict(metrics["median"])
     rows = metrics.pop("table", [])
-    if rows:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
+    for _, group in groupby(rows, key=lambda row: next(iter(row), "")):  # rows of another kind are a table of their own
+        kind = list(group)
+        columns = list(dict.fromkeys(key for row in kind for key in row))
         table = Table(*map(escape, columns), box=None)
-        for row in rows:
+        for row in kind:
             table.add_row(*(_cell(row.get(column)) for column in columns))
         _console().print(table)
-        if not everything:  # what is nested is what the table's rows summarise
-            metrics = {k: v for k, v in metrics.items() if not isinstance(v, Mapping)}
+    if rows and not everything:  # what is nested is what the table's rows summarise
+        metrics = {k: v for k, v in metrics.items() if not isinstance(v, Mapping)}
     for name, value in _flat(metrics):
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
 

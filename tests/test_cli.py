@@ -15,7 +15,7 @@ from typing import Literal
 
 import pytest
 
-from sciml.__main__ import command
+from sciml.__main__ import _print_metrics, command
 from sciml.catalogue import listings
 from sciml.experiments import bless, summarise
 from sciml.options import configure, parse
@@ -155,6 +155,16 @@ def test_show_prints_what_a_run_was(stub):
         "arrays.h5",
     ):
         assert part in shown
+
+
+def test_rows_of_another_kind_are_a_table_of_their_own(monkeypatch, capsys):
+    from sciml import results
+
+    rows = [{"method": "a", "size": 3}, {"method": "b"}, {"metric": "delay", "max": 0.5}]
+    monkeypatch.setattr(results, "read_run", lambda path: (None, None, {"table": rows, "total": 2}))
+    _print_metrics(Path("anywhere"))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["method", "size"], ["a", "3"], ["b", "-"], ["metric", "max"], ["delay", "0.5"], ["total:", "2"]]
 
 
 def test_compare_shows_what_differs(stub):
