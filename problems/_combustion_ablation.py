@@ -37,11 +37,10 @@ class Plain:
     """A flow map of T and the fractions at constant pressure with the face of a surrogate."""
 
     def __init__(self, model: FlowMap, mechanism: Mechanism, dt: float) -> None:
-        gas = mechanism.gas
-        moved = (gas.product_stoich_coeffs != gas.reactant_stoich_coeffs).any(1)
         self.model, self.dt = model, dt
-        reactive = tuple(int(k) for k in np.flatnonzero(moved))
-        self.settings = SimpleNamespace(reactor="constant-pressure", species=mechanism.species, reactive=reactive)
+        self.settings = SimpleNamespace(
+            reactor="constant-pressure", species=mechanism.species, reactive=tuple(mechanism.reactive)
+        )
 
     def step(self, states: np.ndarray) -> np.ndarray:
         """States (n, 2+s) one step later; what is no longer finite becomes zero, and T stays within 200 to 5000 K."""

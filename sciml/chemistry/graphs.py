@@ -96,7 +96,7 @@ def ranking(mechanism: Mechanism, states: np.ndarray, targets: Sequence[str], me
         method: see the module.
     """
     gas = mechanism.gas
-    change = np.asarray(gas.product_stoich_coeffs) - np.asarray(gas.reactant_stoich_coeffs)
+    change = mechanism.net_coefficients
     involved = (np.asarray(gas.product_stoich_coeffs) > 0) | (np.asarray(gas.reactant_stoich_coeffs) > 0)
     chosen = [mechanism.index(name) for name in targets]
     best = np.zeros(mechanism.n_species)
@@ -115,7 +115,7 @@ def reaction_ranking(mechanism: Mechanism, states: np.ndarray) -> np.ndarray:
         states: (n, 2+s), from `samples`.
     """
     gas = mechanism.gas
-    change = np.asarray(gas.product_stoich_coeffs) - np.asarray(gas.reactant_stoich_coeffs)
+    change = mechanism.net_coefficients
     best = np.zeros(mechanism.n_reactions)
     for state in states:
         gas.TPY = state[0], state[1], state[2:]

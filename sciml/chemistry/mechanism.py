@@ -157,6 +157,16 @@ class Mechanism:
             [s.input_data["thermo"] for s in self.gas.species()], self.species, self.molar_masses
         )
 
+    @property
+    def net_coefficients(self) -> NDArray[np.float64]:
+        """Products minus reactants, (n_species, n_reactions)."""
+        return np.asarray(self.gas.product_stoich_coeffs) - np.asarray(self.gas.reactant_stoich_coeffs)
+
+    @property
+    def reactive(self) -> list[int]:
+        """Indices of the species that some reaction makes or consumes."""
+        return [int(k) for k in np.flatnonzero(self.net_coefficients.any(1))]
+
     @cached_property
     def temperature_range(self) -> tuple[float, float]:
         """The temperatures (K) at which the data of every species are valid."""

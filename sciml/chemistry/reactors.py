@@ -162,13 +162,11 @@ def advance(
     if not (np.isfinite(times).all() and (times >= 0).all()):
         raise ValueError(f"dt is {times.min():g}, but must be a time in seconds that is not negative")
     times = np.broadcast_to(times, len(before))
-    reasons = dict(mechanism.problems(before))
+    reasons, status = _refused(mechanism, before)
     if strict and reasons:
         mechanism.check(before)
     started = time.perf_counter()
     after = np.full_like(before, np.nan)
-    status = np.zeros(len(before), dtype=np.int8)
-    status[list(reasons)] = REFUSED
     engine = Integrator(mechanism, reactor, rtol, atol)
     for row in np.flatnonzero(status == OK):
         try:
@@ -234,8 +232,7 @@ def trajectories(
     at = np.asarray(times, dtype=float)
     paths = np.full((len(before), len(at), before.shape[1]), np.nan)
     paths[:, 0] = before
-    status = np.zeros(len(before), dtype=np.int8)
-    status[[row for row, _ in mechanism.problems(before)]] = REFUSED
+    _, status = _refused(mechanism, before)
     engine = Integrator(mechanism, reactor, rtol, atol)
     for row in np.flatnonzero(status == OK):
         try:
@@ -244,6 +241,14 @@ def trajectories(
             status[row] = FAILED
             engine.rebuild()
     return paths, status
+
+
+def _refused(mechanism: Mechanism, states: Array) -> tuple[dict[int, str], NDArray[np.int8]]:
+    """What is wrong with bad rows, and the status of every row before it is integrated."""
+    reasons = dict(mechanism.problems(states))
+    status = np.full(len(states), OK, dtype=np.int8)
+    status[list(reasons)] = REFUSED
+    return reasons, status
 
 
 def _along(engine: Any, initial: Array, at: Array) -> Array:

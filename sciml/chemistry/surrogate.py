@@ -162,18 +162,21 @@ class Surrogate(nn.Module):
         """States (n, 2+s) one step later, in float64, differentiable."""
         return self.constrained(x, *self.kept(x))
 
+    @property
+    def _block(self) -> slice | None:
+        """The reactive species as a range, where they are neighbours."""
+        first, last = self.settings.reactive[0], self.settings.reactive[-1]
+        return slice(first, last + 1) if last - first + 1 == len(self.settings.reactive) else None
+
     def reacting(self, Y: Tensor) -> Tensor:
         """The columns (n, r) of the reactive species among all (n, s or more): a view where they are neighbours."""
-        first, last = self.settings.reactive[0], self.settings.reactive[-1]
-        neighbours = last - first + 1 == len(self.settings.reactive)
-        return Y[:, first : last + 1] if neighbours else Y.index_select(1, self.reactive)
+        return Y.index_select(1, self.reactive) if self._block is None else Y[:, self._block]
 
     def _replaced(self, Y: Tensor, y: Tensor) -> Tensor:
         """Fractions (n, s) with other ones of the reactive species."""
-        first, last = self.settings.reactive[0], self.settings.reactive[-1]
-        if last - first + 1 == len(self.settings.reactive):
-            return torch.cat([Y[:, :first], y, Y[:, last + 1 :]], 1)
-        return Y.index_copy(1, self.reactive, y)
+        if self._block is None:
+            return Y.index_copy(1, self.reactive, y)
+        return torch.cat([Y[:, : self._block.start], y, Y[:, self._block.stop :]], 1)
 
     def kept(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the reaction keeps: elements of the reactive species (n, e), and enthalpy or energy (n,)."""
@@ -363,9 +366,7 @@ class Surrogate(nn.Module):
         lmbda: float,
         seed: int,
     ) -> Self:
-        gas = mechanism.gas
-        moved = (gas.product_stoich_coeffs != gas.reactant_stoich_coeffs).any(1)
-        reactive = [int(k) for k in np.flatnonzero(moved)]
+        reactive = mechanism.reactive
         atoms = mechanism.composition[reactive]
         present = np.asarray(atoms.any(0))
         affinity = Affinity.of(mechanism, reactive, basis_of(mechanism, reactive, states[:, 2:]))
