@@ -11,12 +11,12 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self, TypeVar
 
-__all__ = ["Failure", "Pool", "run"]
+__all__ = ["Failure", "Pool", "kept", "run"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -252,6 +252,21 @@ def _once(
 ) -> Iterator[tuple[int, B | Failure]]:
     with Pool(workers) as pool:
         yield from pool.run(task, items, timeout)
+
+
+@contextmanager
+def kept(workers: int | Any) -> Iterator[int | Any]:
+    """For many calls of `run` with one task: a number of local processes becomes a `Pool` that lives through the block.
+
+    >>> with kept(0) as workers:
+    ...     workers
+    0
+    """
+    if isinstance(workers, int) and not isinstance(workers, bool) and workers > 0:
+        with Pool(workers) as pool:
+            yield pool
+    else:
+        yield workers
 
 
 def _speaking(team: list[_Worker]) -> list[_Worker]:

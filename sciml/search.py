@@ -392,17 +392,18 @@ def search(
     generator = np.random.default_rng(seed)
     first = [np.asarray(d, dtype=float) for d in start]
     archive = Archive.empty(len(space.bounds[0]), errors) if archive is None else archive
-    if first:
-        designs = unseen(np.array(first), archive)[: max(budget - len(archive), 0)]
-        simulate_all(simulate, designs, archive, workers, timeout, store)
-    fruitless = turn = 0
-    while len(archive) < budget and fruitless < 3 * max(len(proposers), 1) and proposers:
-        if keep is not None:
-            keep(archive)
-        proposer, turn = proposers[turn % len(proposers)], turn + 1
-        designs = proposer(archive, space, min(batch, budget - len(archive)), generator)
-        fruitless = 0 if len(designs) else fruitless + 1
-        simulate_all(simulate, designs, archive, workers, timeout, store)
+    with parallel.kept(workers) as team:
+        if first:
+            designs = unseen(np.array(first), archive)[: max(budget - len(archive), 0)]
+            simulate_all(simulate, designs, archive, team, timeout, store)
+        fruitless = turn = 0
+        while len(archive) < budget and fruitless < 3 * max(len(proposers), 1) and proposers:
+            if keep is not None:
+                keep(archive)
+            proposer, turn = proposers[turn % len(proposers)], turn + 1
+            designs = proposer(archive, space, min(batch, budget - len(archive)), generator)
+            fruitless = 0 if len(designs) else fruitless + 1
+            simulate_all(simulate, designs, archive, team, timeout, store)
     if keep is not None:
         keep(archive)
     return archive

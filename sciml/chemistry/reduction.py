@@ -11,12 +11,13 @@ one `Evaluation` and one count of simulated masks.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from sciml import parallel
 from sciml.archive import Archive, Store
 from sciml.chemistry.evaluation import Evaluation
 from sciml.integer import Integer
@@ -158,28 +159,30 @@ def reduce(
     options = options or Options()
     fixed = np.asarray(fixed, dtype=bool)
     archive = Archive.empty(len(fixed), evaluate.size)
-    trial = _Trial(evaluate, options, store, archive)
-    trial([np.ones(len(fixed)), *start])
-    for ranking in rankings:
-        _bisect(trial, fixed, ranking)
-    if archive.best is not None and len(archive) < options.budget:
-        trial(_deletions(archive.designs[archive.best], fixed))
-    search(
-        evaluate,
-        Switches(fixed),
-        [],
-        options.proposers,
-        max(int(options.budget * (1 - options.polish)), 1),
-        evaluate.size,
-        options.batch,
-        seed,
-        options.workers,
-        options.timeout,
-        keep,
-        store,
-        archive,
-    )
-    _polish(trial, fixed, keep)
+    with parallel.kept(options.workers) as team:
+        options = replace(options, workers=team)
+        trial = _Trial(evaluate, options, store, archive)
+        trial([np.ones(len(fixed)), *start])
+        for ranking in rankings:
+            _bisect(trial, fixed, ranking)
+        if archive.best is not None and len(archive) < options.budget:
+            trial(_deletions(archive.designs[archive.best], fixed))
+        search(
+            evaluate,
+            Switches(fixed),
+            [],
+            options.proposers,
+            max(int(options.budget * (1 - options.polish)), 1),
+            evaluate.size,
+            options.batch,
+            seed,
+            options.workers,
+            options.timeout,
+            keep,
+            store,
+            archive,
+        )
+        _polish(trial, fixed, keep)
     return Reduction(archive)
 
 
@@ -238,24 +241,25 @@ def greedy(
     fixed = np.asarray(fixed, dtype=bool)
     now = np.ones(len(fixed)) if start is None else np.asarray(start, dtype=float)
     archive = Archive.empty(len(fixed), evaluate.size)
-    first = np.array([now, *_deletions(now, fixed)])[:budget]
-    simulate_all(evaluate, first, archive, workers, timeout, store)
-    harm = {int(np.flatnonzero(now - d)[0]): w for d, w in zip(first[1:], archive.worst[1:], strict=True)}
-    deleted = True
-    while deleted:
-        deleted = False
-        for k in sorted(harm, key=lambda k: harm[k]):
-            if len(archive) >= budget or not now[k]:
-                continue
-            design = now.copy()
-            design[k] = 0
-            if design not in archive:
-                simulate_all(evaluate, design[None], archive, 0 if timeout is None else workers, timeout, store)
-                harm[k] = archive.worst[-1]
-                if archive.feasible[-1]:
+    with parallel.kept(workers) as team:
+        first = np.array([now, *_deletions(now, fixed)])[:budget]
+        simulate_all(evaluate, first, archive, team, timeout, store)
+        harm = {int(np.flatnonzero(now - d)[0]): w for d, w in zip(first[1:], archive.worst[1:], strict=True)}
+        deleted = True
+        while deleted:
+            deleted = False
+            for k in sorted(harm, key=lambda k: harm[k]):
+                if len(archive) >= budget or not now[k]:
+                    continue
+                design = now.copy()
+                design[k] = 0
+                if design not in archive:
+                    simulate_all(evaluate, design[None], archive, 0 if timeout is None else team, timeout, store)
+                    harm[k] = archive.worst[-1]
+                    if archive.feasible[-1]:
+                        now, deleted = design, True
+                elif archive.feasible[archive.index(design)]:
                     now, deleted = design, True
-            elif archive.feasible[archive.index(design)]:
-                now, deleted = design, True
     return Reduction(archive)
 
 
