@@ -56,6 +56,15 @@ class Taylor:
             return Taylor(x, first, lap=torch.zeros_like(x))
         return Taylor(x, first, second=x.new_zeros(len(pairs), n, d), pairs=pairs)
 
+    @property
+    def request(self) -> tuple[int, Pairs | None]:
+        """The order and pairs with which `seed` and `jet` give the derivatives that travel here."""
+        if self.first is None:
+            return 0, None
+        if self.second is not None:
+            return 2, self.pairs
+        return (1 if self.lap is None else 2), None
+
     def map(self, linear: Callable[[Tensor], Tensor], bias: Tensor | None = None) -> Taylor:
         """Apply a linear map to every channel, and a bias to the value only."""
         value = linear(self.value)

@@ -516,9 +516,7 @@ def _is_seed(t: Taylor) -> bool:
 
 def field_taylor(field: Callable[[Tensor], Tensor], t: Taylor) -> Taylor:
     """The expansion of any field at the points of a seed."""
-    order = 0 if t.first is None else 1 if t.lap is None and t.second is None else 2
-    pairs = t.pairs if t.second is not None else None
-    j = jet(lambda x: field(x).to(x.dtype), t.value, order, pairs)
+    j = jet(lambda x: field(x).to(x.dtype), t.value, *t.request)
 
     def column(a: Tensor | None) -> Tensor | None:
         return a if a is None else a.unsqueeze(-1) if j.value.ndim == 1 else a

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sciml.calculus import Taylor
 from sciml.domain import Domain, domain_from
 from sciml.networks import Dense, field_taylor
+from sciml.solvers.members import refuse_outside
 from sciml.solvers.quadrature import derivative, legendre, transform
 
 __all__ = ["IntegralNetwork", "Interpolant", "Kernel", "Members"]
@@ -219,10 +220,7 @@ class IntegralNetwork(nn.Module):
         Raises:
             ValueError: for points outside the domain.
         """
-        inside = self.domain.contains(x.detach())
-        if not bool(inside.all()):
-            at = [round(c, 6) for c in x[~inside][0].tolist()]
-            raise ValueError(f"points holds {int((~inside).sum())} of {len(x)} outside the domain, first {at}")
+        refuse_outside(self.domain, x)
         value = self.taylor(Taylor(x)).value
         return value[:, 0] if self.single else value
 
@@ -298,13 +296,5 @@ class Members:
     def taylor(self, t: Taylor) -> Taylor:
         """The expansion at repeated points, values ``(n K, 1)``."""
         x = t.value[:: self.many]
-        found = self.field.taylor(Taylor.seed(x, *_order(t)))
+        found = self.field.taylor(Taylor.seed(x, *t.request))
         return found.map(lambda a: a.reshape(*a.shape[:-2], -1, 1))
-
-
-def _order(t: Taylor) -> tuple[int, Any]:
-    if t.first is None:
-        return 0, None
-    if t.second is not None:
-        return 2, t.pairs
-    return (1, None) if t.lap is None else (2, None)

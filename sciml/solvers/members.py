@@ -14,13 +14,24 @@ import torch
 from torch import Tensor
 
 from sciml.conditions import Dirichlet
+from sciml.domain import Domain
 from sciml.problem import PDE, Elliptic, Evolution
 
 Function = Callable[[Tensor], Tensor]
 Data = float | Function
 Sampler = Callable[[int, torch.Generator], Function]
 
-__all__ = ["Data", "Family", "Function", "Sampler", "boundary_of", "constant_boundary", "relative", "values_of"]
+__all__ = [
+    "Data",
+    "Family",
+    "Function",
+    "Sampler",
+    "boundary_of",
+    "constant_boundary",
+    "refuse_outside",
+    "relative",
+    "values_of",
+]
 
 
 def values_of(name: str, function: Data, x: Tensor) -> Tensor:
@@ -43,6 +54,18 @@ def values_of(name: str, function: Data, x: Tensor) -> Tensor:
         at = [round(c, 6) for c in x[bad][0].tolist()]
         raise ValueError(f"{name} is not finite at {int(bad.sum())} of {len(x)} points, first at {at}")
     return given.reshape(len(x), -1)
+
+
+def refuse_outside(domain: Domain, x: Tensor) -> None:
+    """Raise if a point of ``x (n, d)`` lies outside the domain.
+
+    Raises:
+        ValueError: saying how many do, and where the first is.
+    """
+    inside = domain.contains(x.detach())
+    if not bool(inside.all()):
+        at = [round(c, 6) for c in x[~inside][0].tolist()]
+        raise ValueError(f"points holds {int((~inside).sum())} of {len(x)} outside the domain, first {at}")
 
 
 @dataclass(frozen=True)
@@ -87,15 +110,14 @@ class Family:
                     )
 
     @property
-    def varied(self) -> tuple[str, ...]:
-        """Which data differ: "source", "boundary", "initial"."""
-        kinds = {"source": self.sources, "boundary": self.boundaries, "initial": self.initials}
-        return tuple(kind for kind, sampler in kinds.items() if sampler is not None)
+    def varied(self) -> dict[str, Sampler]:
+        """Samplers of the data that differ, by kind: "source", "boundary", "initial"."""
+        samplers = {"source": self.sources, "boundary": self.boundaries, "initial": self.initials}
+        return {kind: sampler for kind, sampler in samplers.items() if sampler is not None}
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Function]:
         """The varied data of `count` members, by kind."""
-        samplers = {"source": self.sources, "boundary": self.boundaries, "initial": self.initials}
-        return {kind: s(count, generator) for kind, s in samplers.items() if s is not None}
+        return {kind: sampler(count, generator) for kind, sampler in self.varied.items()}
 
     def member(self, drawn: Mapping[str, Function], k: int) -> Any:
         """Member k of a draw, as a problem of its own."""

@@ -26,7 +26,7 @@ from sciml.domain import Ball, Box, Domain, domain_from
 from sciml.problem import Elliptic
 from sciml.solvers.fundamental import axis_integrals, imaged, separable
 from sciml.solvers.harmonic import box_and_holes, edge, features
-from sciml.solvers.members import Data, Family, relative, values_of
+from sciml.solvers.members import Data, Family, refuse_outside, relative, values_of
 from sciml.solvers.quadrature import gauss, legendre, product_points, transform
 
 __all__ = ["PotentialField", "SingularKernel", "SingularityAware"]
@@ -266,10 +266,7 @@ class PotentialField:
         Raises:
             ValueError: for points outside the domain.
         """
-        inside = self.domain.contains(x.detach())
-        if not bool(inside.all()):
-            at = [round(c, 6) for c in x[~inside][0].tolist()]
-            raise ValueError(f"points holds {int((~inside).sum())} of {len(x)} outside the domain, first {at}")
+        refuse_outside(self.domain, x)
         values = self.values(x)
         return values[:, 0] if self.single else values
 

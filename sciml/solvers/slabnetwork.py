@@ -29,7 +29,7 @@ from sciml.solution import Solution
 from sciml.solvers.integral import IntegralNetwork, Kernel
 from sciml.solvers.ordinates import DiscreteOrdinates, Inflow, Slab
 from sciml.solvers.quadrature import gauss
-from sciml.solvers.trained import Gap, Risk
+from sciml.solvers.trained import Gap, Risk, mean_weights
 from sciml.solvers.transport import moment
 from sciml.training import Adam, Stage, fit
 
@@ -138,13 +138,14 @@ class _Training:
             chosen = torch.randint(len(self.x), (options.points,), generator=generator)
             points = torch.cartesian_prod(self.x[chosen], self.v)
             rho = self.rho[chosen].repeat_interleave(len(self.v), 0)
-            blocks["interior"] = Block(points, _mean(points), given=(rho,))
+            blocks["interior"] = Block(points, mean_weights(points), given=(rho,))
             v = 2 * torch.rand(options.points, generator=generator, dtype=torch.float64) - 1
             entry = torch.stack([(v < 0).to(v), v], 1)
-            blocks["inflow"] = Block(entry, _mean(entry))
+            blocks["inflow"] = Block(entry, mean_weights(entry))
         if options.labels:
             chosen = torch.randint(len(self.at), (options.points * len(self.v),), generator=generator)
-            blocks["label"] = Block(self.at[chosen], _mean(chosen), given=(self.collided[chosen],))
+            at = self.at[chosen]
+            blocks["label"] = Block(at, mean_weights(at), given=(self.collided[chosen],))
         return Batch(blocks)
 
 
@@ -197,7 +198,3 @@ def _read(members: Sequence[Pair], v: Tensor) -> Tensor:
     """Inflow ``(m, K)`` at signed directions."""
     speed, up = v.abs().numpy(), v.numpy() > 0
     return torch.as_tensor(np.stack([np.where(up, left(speed), right(speed)) for left, right in members], 1))
-
-
-def _mean(x: Tensor) -> Tensor:
-    return torch.full((len(x),), 1 / len(x), dtype=torch.float64)

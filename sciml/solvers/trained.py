@@ -30,7 +30,7 @@ from sciml.solvers.members import Data, Family, Function, boundary_of, constant_
 from sciml.solvers.quadrature import boundary_rule, domain_rule, gauss
 from sciml.training import Adam, Stage, fit
 
-__all__ = ["Risk", "Trained", "TrainedKernel"]
+__all__ = ["Risk", "Trained", "TrainedKernel", "mean_weights"]
 
 Gap = Callable[[Any, Block], Tensor]
 
@@ -199,19 +199,20 @@ class _Training:
         blocks = {}
         if options.model:
             x = domain.interior(options.points, generator, sobol=True)
-            blocks["interior"] = Block(x, _mean(x), given=(self._source(x).expand(-1, options.members),))
+            blocks["interior"] = Block(x, mean_weights(x), given=(self._source(x).expand(-1, options.members),))
         if not self.hard:
             x = domain.boundary(options.points, generator)[0]
             g = values_of("boundary", self.drawn.get("boundary", boundary_of(self.problem)), x)
-            blocks["boundary"] = Block(x, _mean(x), given=(g.expand(-1, options.members),))
+            blocks["boundary"] = Block(x, mean_weights(x), given=(g.expand(-1, options.members),))
         if self.labels is not None:
             chosen = torch.randint(len(self.labels[0]), (options.points,), generator=generator)
             x = self.labels[0][chosen]
-            blocks["label"] = Block(x, _mean(x), given=(self.labels[1][chosen],))
+            blocks["label"] = Block(x, mean_weights(x), given=(self.labels[1][chosen],))
         return Batch(blocks)
 
 
-def _mean(x: Tensor) -> Tensor:
+def mean_weights(x: Tensor) -> Tensor:
+    """Weights ``(n,)`` of a mean over points."""
     return torch.full((len(x),), 1 / len(x), dtype=x.dtype)
 
 
@@ -240,7 +241,7 @@ class TrainedKernel:
         Raises:
             ValueError: if nothing varies, or initial values cannot be built in.
         """
-        problem, kinds = family.problem, family.varied
+        problem, kinds = family.problem, tuple(family.varied)
         if not kinds:
             raise ValueError("the family has no sampler, but a trained kernel needs sources, boundaries or initials")
         constant = constant_boundary(problem)
