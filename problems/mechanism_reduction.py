@@ -322,15 +322,15 @@ def report(
         tables["burnt gas from all temperatures"] = error_table(mechanism, reduced, evaluate.conditions, [Burnt()])
     draw(run, evaluate, found, single_harm(found.archive, np.zeros(mechanism.n_species, bool)))
     errors = [{"points": where, **row} for where, table in tables.items() for row in table]
-    front = found.archive.front()
-    write_json(run.path / "front.json", pareto(evaluate, found))
+    front = pareto(evaluate, found)
+    write_json(run.path / "front.json", front)
     return {
         "species": reduced.n_species,
         "reactions": reduced.n_reactions,
         "names": list(species),
         "methods": {row["method"]: row for row in rows},
         "errors": {where: {row["metric"]: row for row in table} for where, table in tables.items()},
-        "front": {f"{found.archive.objectives[i]:.0f}": float(found.archive.worst[i]) for i in front},
+        "front": {str(row["species"]): row["worst error / tolerance"] for row in front},
         "table": [*rows, *errors],
     }
 

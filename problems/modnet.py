@@ -138,25 +138,28 @@ def run(config: Config, run: Any) -> dict[str, Any]:
     """Train one operator per mode and number of labels; measure all on unseen members."""
     check(config)
     if config.case == "transport":
-        found, rows = transport(config, run)
-        draw_errors(run, config, found)
-        return {**found, "table": rows}
+        metrics = transport(config, run)
+        draw_errors(run, config, metrics)
+        return {**metrics, "table": table(config, metrics)}
     made = family(config.case, config.nu)
     x = made.problem.domain.interior(4000, torch.Generator().manual_seed(run.seed))
     drawn = made.draw(config.unseen, torch.Generator().manual_seed(1000 + run.seed))
     truth = torch.stack([solve(config, made, drawn, k, FINE * COARSE[config.case])(x) for k in range(config.unseen)], 1)
     coarse = torch.stack([solve(config, made, drawn, k, COARSE[config.case])(x) for k in range(config.unseen)], 1)
-    metrics: dict[str, Any] = {"labels' own error": errors(coarse, truth)}
-    rows = []
+    metrics = {"labels' own error": errors(coarse, truth)}
     for name, mode, count in trainings(config):
         operator = train(config, made, mode, count, run)
         (data,) = drawn.values()
         metrics[name] = {**errors(operator(data)(x), truth), "seconds": operator.seconds}
-        rows.append({"trained on": name, **metrics[name]})
         print(f"{name}: {metrics[name]}, {operator.status}", flush=True)
     draw_errors(run, config, metrics)
     draw_members(run, config, operator, drawn)
-    return {**metrics, "table": rows}
+    return {**metrics, "table": table(config, metrics)}
+
+
+def table(config: Config, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each training."""
+    return [{"trained on": name, **metrics[name]} for name, _, _ in trainings(config)]
 
 
 def trainings(config: Config) -> list[tuple[str, str, int]]:
@@ -170,8 +173,8 @@ def trainings(config: Config) -> list[tuple[str, str, int]]:
     ]
 
 
-def transport(config: Config, run: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The trainings of the slab."""
+def transport(config: Config, run: Any) -> dict[str, Any]:
+    """Errors of the trainings of the slab."""
 
     def pairs(count: int, seed: int) -> list[Any]:
         generator = torch.Generator().manual_seed(seed)
@@ -182,7 +185,6 @@ def transport(config: Config, run: Any) -> tuple[dict[str, Any], list[dict[str, 
     x = Box([0, -1], [1, 1]).interior(4000, torch.Generator().manual_seed(run.seed))
     truth = torch.stack([reference(*pair)(x) for pair in unseen], 1)
     metrics: dict[str, Any] = {}
-    rows = []
     for name, mode, count in trainings(config):
         options = SlabNetwork(
             widths=(config.width, config.width),
@@ -194,9 +196,8 @@ def transport(config: Config, run: Any) -> tuple[dict[str, Any], list[dict[str, 
         operator = options.solve(equation, pairs(config.members, run.seed), run.seed)
         found = torch.stack([operator(*pair)(x) for pair in unseen], 1)
         metrics[name] = {**errors(found, truth), "seconds": operator.seconds}
-        rows.append({"trained on": name, **metrics[name]})
         print(f"{name}: {metrics[name]}, {operator.status}", flush=True)
-    return metrics, rows
+    return metrics
 
 
 def check(config: Config) -> None:

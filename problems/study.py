@@ -29,7 +29,7 @@ from sciml.activations import Activation, phi, s2relu, sine, srelu, tanh
 from sciml.networks import Mscale
 from sciml.optimizers import GaussNewton, VariableProjection
 from sciml.theory import bandwidth
-from sciml.training import Adam, Stage, Step, StopTraining
+from sciml.training import Adam, Deadline, Stage
 
 from . import p_laplacian, poisson, poisson_boltzmann
 
@@ -78,18 +78,6 @@ VARIANTS = {
 }
 
 
-@dataclass(frozen=True)
-class Clock:
-    """A callback that ends a training at a time of `time.perf_counter`."""
-
-    deadline: float
-
-    def __call__(self, step: Step) -> None:
-        """Look at it."""
-        if time.perf_counter() > self.deadline:
-            raise StopTraining("the time is over")
-
-
 def reach(problem: Elliptic) -> float:
     """The largest wavenumber of the solution that the data tell, in units of one over the half sides."""
     fields = [(problem.source, 2, 0.03)]
@@ -136,7 +124,7 @@ def solve(
         interior=2 * c.frozen,
         boundary=c.frozen // 3,
     )
-    return solver.solve(problem, seed, [Clock(time.perf_counter() + c.seconds)])
+    return solver.solve(problem, seed, [Deadline(time.perf_counter() + c.seconds)])
 
 
 def run(config: Config, run: Any) -> dict[str, Any]:

@@ -7,14 +7,14 @@ numbers and names; nothing heavy is imported before it is needed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sciml.options import parse
+from sciml.progress import bar
 
 if TYPE_CHECKING:
     from sciml.chemistry.labels import Dataset
@@ -35,19 +35,9 @@ Other = Annotated[
 ]
 
 
-@contextmanager
-def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal, nothing elsewhere: a function of (done, all)."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def _counting(told: Callable[..., None]) -> Callable[[int, int], None]:
+    """Progress as (done, all)."""
+    return lambda done, total: told(completed=done, total=total)
 
 
 def _range(text: str, name: str) -> tuple[float, float]:
@@ -97,8 +87,8 @@ def sample(
     chosen = _changed(Sampling(), kinds=named, states=states, ignitions=ignitions, flames=flames)
     ranges = _ranges(fuel, oxidiser, temperatures, pressures, phis)
     _writable(out)
-    with _bar("trajectories") as progress:
-        drawn = draw(Mechanism(mechanism), ranges, chosen, seed, progress)
+    with bar("trajectories") as told:
+        drawn = draw(Mechanism(mechanism), ranges, chosen, seed, _counting(told))
     drawn.save(out)
     _counted(drawn.samples)
     print(f"states: {out}")
@@ -153,9 +143,17 @@ def label(
     gas = _mechanism(drawn.mechanism, mechanism, drawn.hash, str(states))
     options: dict[str, Any] = {"reactor": reactor, "rtol": rtol, "atol": atol, "workers": workers, "chunk": chunk}
     try:
-        with _bar("chunks") as progress:
+        with bar("chunks") as told:
             dataset = labels.label(
-                gas, drawn.samples, out, dt, steps, seed=drawn.seed, ranges=drawn.recorded, progress=progress, **options
+                gas,
+                drawn.samples,
+                out,
+                dt,
+                steps,
+                seed=drawn.seed,
+                ranges=drawn.recorded,
+                progress=_counting(told),
+                **options,
             )
     except KeyboardInterrupt:
         print(f"interrupted; {labels.standing(out)}, and the same command goes on from there", file=sys.stderr)
@@ -184,8 +182,8 @@ def resume_labelling(path: Path, workers: int = 0) -> None:
     from sciml.chemistry.mechanism import Mechanism
 
     try:
-        with _bar("chunks") as progress:
-            dataset = labels.resume(path, workers, progress)
+        with bar("chunks") as told:
+            dataset = labels.resume(path, workers, _counting(told))
     except KeyboardInterrupt:
         print(f"interrupted; {labels.standing(path)}, and the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130) from None

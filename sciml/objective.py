@@ -8,6 +8,7 @@ loss = |r|^2 / 2, ``metric_vector`` the vector m whose Jacobian gives the metric
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -225,12 +226,12 @@ def _is_system(problem: Elliptic | PDE) -> bool:
     return isinstance(problem, PDE) and problem.components > 1
 
 
-class Residuals:
+class Residuals(ABC):
     """Terms that are squared norms of vectors: all that Gauss-Newton methods need, for whatever should vanish."""
 
+    @abstractmethod
     def vectors(self, field: Field, batch: Batch) -> dict[str, Tensor]:
         """Weighted residuals by term, in the order of the batch's blocks; each row depends on one point."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what should vanish")
 
     def terms(self, field: Field, batch: Batch) -> dict[str, Tensor]:
         """Named squared norms."""

@@ -12,7 +12,6 @@ run continues bit for bit as if it had never been interrupted.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml.objective import Batch, Objective
+from sciml.progress import bar
 from sciml.results import read_h5, write_h5
 
 Schedule = Callable[[float], float]
@@ -33,6 +33,7 @@ __all__ = [
     "LBFGS",
     "Adam",
     "Callback",
+    "Deadline",
     "EarlyStopping",
     "History",
     "Stage",
@@ -308,6 +309,23 @@ class EarlyStopping:
             raise StopTraining(f"the loss has not fallen for {self.patience * self.window} steps")
 
 
+@dataclass(frozen=True)
+class Deadline:
+    """Callback: stop at a time of `time.perf_counter`, such as one that several trainings share."""
+
+    at: float
+
+    @property
+    def over(self) -> bool:
+        """Whether it has passed."""
+        return time.perf_counter() > self.at
+
+    def __call__(self, step: Step) -> None:
+        """Look at the clock."""
+        if self.over:
+            raise StopTraining("the time is over")
+
+
 @dataclass
 class History:
     """What happened: per step the loss and its terms, what callbacks measured, and why each stage ended."""
@@ -357,7 +375,7 @@ def fit(
         The history; ``history.status`` is a sentence. A diverged run gets the last parameters with a finite loss.
     """
     run = _Run(model, objective, batches, stages, callbacks, checkpoint, seed, max_seconds)
-    with _progress(label, sum(s.steps for s in stages)) as advance:
+    with bar(label, sum(s.steps for s in stages), loss="-") as advance:
         try:
             run.loop(advance)
         except KeyboardInterrupt:
@@ -392,7 +410,7 @@ class _Run:
     def seconds(self) -> float:
         return self.before + time.perf_counter() - self.begun
 
-    def loop(self, advance: Callable[[int, float], None]) -> None:
+    def loop(self, advance: Callable[..., None]) -> None:
         while self.stage < len(self.stages) and not self.finished:
             stage = self.stages[self.stage]
             if self.stepper is None:
@@ -408,7 +426,7 @@ class _Run:
         if not self.history.status:
             self.history.status = "; ".join(self.history.reasons)
 
-    def run_stage(self, stage: Stage, stepper: Stepper, advance: Callable[[int, float], None]) -> str:
+    def run_stage(self, stage: Stage, stepper: Stepper, advance: Callable[..., None]) -> str:
         good: list[Tensor] = []
         while self.step < stage.steps:
             batch = self.next_batch(stage)
@@ -424,7 +442,7 @@ class _Run:
             row = {"step": float(self.total), "seconds": self.seconds, "loss": loss, **work.terms}
             self.history.steps.append(row)
             self.step, self.total = self.step + 1, self.total + 1
-            advance(1, loss)
+            advance(advance=1, loss=f"{loss:.3e}")
             stopped = self.call_back(work, loss)
             self.history.seconds = self.seconds
             if stopped:
@@ -555,33 +573,3 @@ def _unflatten(tree: Any, arrays: Mapping[str, np.ndarray]) -> Tree:
         return {_unflatten(k, arrays): _unflatten(v, arrays) for k, v in tree["map"]}
     members = [_unflatten(v, arrays) for v in tree["list"]]
     return tuple(members) if tree["tuple"] else members
-
-
-class _progress:
-    """A progress bar on a terminal, nothing elsewhere."""
-
-    def __init__(self, label: str, total: int) -> None:
-        self.bar = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(
-                *columns, TextColumn("loss {task.fields[loss]}"), console=Console(stderr=True), transient=True
-            )
-            self.task = self.bar.add_task(label, total=total, loss="-")
-
-    def __enter__(self) -> Callable[[int, float], None]:
-        if self.bar is None:
-            return lambda steps, loss: None
-        self.bar.start()
-        return self.advance
-
-    def advance(self, steps: int, loss: float) -> None:
-        assert self.bar is not None
-        self.bar.update(self.task, advance=steps, loss=f"{loss:.3e}")
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()

@@ -86,12 +86,12 @@ def test_evaluate_prints_every_measure(chain):
 def test_an_interrupted_labelling_goes_on(chain, tmp_path, monkeypatch):
     states = chain / "states.h5"
 
-    def interrupt(done, total):
-        if done == 2:
+    def interrupt(completed, total):
+        if completed == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "_bar", lambda label: contextlib.nullcontext(interrupt))
+        patch.setattr(commands, "bar", lambda label: contextlib.nullcontext(interrupt))
         said = sciml("label", states, "--steps", 2, "--chunk", 30, cwd=tmp_path, code=130)
     assert said.startswith("interrupted; ") and "chunks are there" in said and said.count("\n") == 1
     kept = sorted((tmp_path / "labels.h5.chunks").glob("chunk-*.h5"))

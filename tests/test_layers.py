@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 # A room may import the rooms named beside it (and itself). The order is that of the design: what stands lower knows
 # nothing of what stands higher.
-GROUND = {"domain", "calculus", "transforms", "files", "parallel"}
+GROUND = {"domain", "calculus", "transforms", "files", "parallel", "progress"}
 ROOMS = {
     **{room: set() for room in GROUND},
     "results": {"files"},
@@ -24,7 +24,7 @@ ROOMS = {
     "solution": {"networks", "results", "files"},
 }
 ROOMS["objective"] = {"problem", *ROOMS["problem"]}
-ROOMS["training"] = {"objective", "results", "files"}
+ROOMS["training"] = {"objective", "results", "files", "progress"}
 ROOMS["optimizers"] = {"training", "objective", "networks", "activations", *ROOMS["objective"]}
 ROOMS["flowmap"] = {"transforms", "networks", "activations", "training", "optimizers", "files", "results"}
 ROOMS["ensemble"] = {"training", *ROOMS["training"]}
@@ -40,7 +40,7 @@ ROOMS["report"] = {"results", "solution"}
 ROOMS["own"] = {"problem", "report", "results", "solvers"}
 ROOMS["catalogue"] = {"options", "own"}
 ROOMS["experiments"] = {"catalogue", "files", "options", "results", "solution"}
-ROOMS["commands"] = {"chemistry", "options"}
+ROOMS["commands"] = {"chemistry", "options", "progress"}
 ROOMS["__main__"] = {"catalogue", "commands", "experiments", "files", "options", "results"}
 ROOMS["__init__"] = set(ROOMS)  # under TYPE_CHECKING; at run time it imports nothing
 

@@ -31,7 +31,7 @@ from sciml.solvers.differences import FiniteDifference
 from sciml.solvers.elements import FiniteElement
 from sciml.solvers.features import FeatureSolver
 from sciml.solvers.mscale import MscaleSolver
-from sciml.training import Adam, Callback, Stage, Step, StopTraining
+from sciml.training import Adam, Callback, Deadline, Stage
 
 __all__ = ["solve"]
 
@@ -54,23 +54,6 @@ class _Method:
     why: str
     attempts: Callable[[], Iterator[Solution]]
     floor: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """A callback of a training that stops it at a deadline of `time.perf_counter`."""
-
-    deadline: float
-
-    @property
-    def over(self) -> bool:
-        """Whether the deadline has passed."""
-        return time.perf_counter() > self.deadline
-
-    def __call__(self, step: Step) -> None:
-        """Stop."""
-        if self.over:
-            raise StopTraining("the time is over")
 
 
 def solve(
@@ -108,7 +91,7 @@ def solve(
     begun = time.perf_counter()
     best: Solution | None = None
     chosen, notes = "", list[str]()
-    clock = _Clock(begun + seconds)
+    clock = Deadline(begun + seconds)
     for method in _methods(problem, tolerance, seed, (*callbacks, clock), device):
         if notes and clock.over:
             notes.append(f"{method.name} not tried, {seconds:g} s are over")
@@ -118,7 +101,7 @@ def solve(
             continue
         note = "gave nothing"
         try:
-            for found in _within(method.attempts(), clock.deadline):
+            for found in _within(method.attempts(), clock.at):
                 note = _reached(found)
                 if best is None or _estimate(found) < _estimate(best):
                     best, chosen = found, f"{method.name} ({method.why})"
