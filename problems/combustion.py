@@ -107,8 +107,8 @@ VARIANTS = {
         mechanism="ch4_drm19_21sp.yaml",
         fuel="CH4",
         temperatures=(1300.0, 1900.0),
-        sampling=Sampling(states=60000),
-        training=Training(widths=(96, 96, 96)),
+        sampling=Sampling(states=90000),
+        training=Training(widths=(96, 96, 96), steps=60000, batch=2048),
         workers=2,
     ),
     "gri30": Config(
