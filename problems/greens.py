@@ -12,7 +12,8 @@ diffusion and a reaction that vary), ``cube``. The kernel knows the fundamental 
 ``plain`` and ``symmetric`` train the paper's network G(x, x') instead, on random fields, their equation and labels of
 finite differences on 32 cells. The truth is finite elements of degree 4 in two dimensions and finite
 differences else; in the timing it is a sum of sines. The classical solvers there are one sparse factorisation applied
-to many sources, and sine transforms.
+to many sources, and sine transforms. ``peers`` sets the best kernel beside DeepONet and FNO, which train on labels of
+random fields for a given time (`_greens_peers`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from torch import Tensor
 from sciml import Ball, Box, Elliptic, Family, FiniteDifference, FiniteElement, GreensSolver, compare
 from sciml.domain import Domain
 from sciml.optimizers import GaussNewton
+from sciml.problems._greens_peers import PEERS, beside  # type: ignore[import-not-found]
 from sciml.solvers.lowrank import LowRank
 from sciml.solvers.quadrature import gauss, product_points
 from sciml.solvers.singular_kernel import SingularityAware
@@ -129,6 +131,9 @@ class Config:
         kernel: best, or plain or symmetric for a trained network.
         train: sources drawn for a trained network, all of them labelled.
         newton: its Gauss-Newton steps.
+        peers: trained on labels beside it: deeponet, fno (square only).
+        budget: seconds of each peer's training.
+        labels: solved sources that a peer is trained on.
     """
 
     case: str = "square"
@@ -140,6 +145,9 @@ class Config:
     kernel: str = "best"
     train: int = 80
     newton: int = 60
+    peers: tuple[str, ...] = ()
+    budget: float = 60.0
+    labels: int = 1000
 
 
 VARIANTS = {
@@ -149,6 +157,7 @@ VARIANTS = {
     "square": Config(many=1000),
     "plain": Config(kernel="plain", cells=20),
     "symmetric": Config(kernel="symmetric", cells=20),
+    "peers": Config(members=50, peers=tuple(PEERS)),
     "plate": Config(case="plate", members=1, cells=20),
     "cube": Config(case="cube", members=1, cells=40),
     "variable-line": Config(case="variable-line", cells=4096),
@@ -163,6 +172,8 @@ def run(config: Config, run: Any) -> dict[str, Any]:
     if config.kernel not in KERNELS:
         raise ValueError(f"kernel is {config.kernel!r}, but must be one of {', '.join(KERNELS)}")
     problem = CASES[config.case]()
+    if config.peers:
+        return beside_peers(config, problem, run)
     operator = GreensSolver(kernel_options(config)).solve(Family(problem, fields), seed=run.seed)
     operator.save(run.path / "operator.h5")
     print(f"operator: {operator.seconds:.2f} s, {operator.status}", flush=True)
@@ -178,6 +189,18 @@ def run(config: Config, run: Any) -> dict[str, Any]:
         metrics["timing"] = timing(config, operator, run)
         rows += [{"sources": f"{config.many} x {m}", **v} for m, v in metrics["timing"].items()]
     return {**metrics, "table": rows}
+
+
+def beside_peers(config: Config, problem: Elliptic, run: Any) -> dict[str, Any]:
+    """The operator and its peers."""
+    for name in config.peers:
+        if name not in PEERS or config.case != "square":
+            raise ValueError(f"peers holds {name!r} for {config.case!r}, but must be of {', '.join(PEERS)} for square")
+    if not (config.budget > 0 and config.labels >= 1):
+        raise ValueError(f"budget is {config.budget} and labels is {config.labels}, but both must be positive")
+    kernels = {"sciml": kernel_options(config)}
+    options = {"labels": config.labels, "members": config.members, "budget": config.budget}
+    return beside(config.peers, SOURCES, problem, kernels, run, **options)
 
 
 def kernel_options(config: Config) -> Any:

@@ -86,7 +86,7 @@ def check(config: Config) -> None:
     """Refuse names that there are not."""
     for name, given, known in (
         ("problems", config.problems, PROBLEMS),
-        ("peers", config.peers, (*OURS, *PINS)),
+        ("peers", config.peers, (*OURS, *(peer for peer in PINS if (HERE / f"_peers_{peer}.py").is_file()))),
     ):
         for word in given:
             if word not in known:
