@@ -109,10 +109,12 @@ def beside(
             point[k] = float(np.median(distances(found, truth[k][1])))
         curves[name] = [point]
         print(f"{name}: {point}", flush=True)
-    f, u = pairs(samplers["fields"](labels, torch.Generator().manual_seed(run.seed)))
-    tests = {f"{letter}_{k}": v for k, both in truth.items() for letter, v in zip("fu", both, strict=True)}
+    given, solved = pairs(samplers["fields"](labels, torch.Generator().manual_seed(run.seed)))
+    tests: dict[str, Any] = {
+        f"{letter}_{k}": v for k, both in truth.items() for letter, v in zip("fu", both, strict=True)
+    }
     with tempfile.TemporaryDirectory() as folder:
-        np.savez(Path(folder) / "pairs.npz", f=f, u=u, **tests)
+        np.savez(Path(folder) / "pairs.npz", f=given, u=solved, **tests)
         for name in names:
             curves[name] = trained(name, Path(folder), budget, run.seed, threads)
             print(f"{name}: {curves[name][-1]}", flush=True)

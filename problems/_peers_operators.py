@@ -3,10 +3,11 @@
     python _peers_operators.py METHOD DATA BUDGET SEED FILE
 
 A script that another interpreter runs, METHOD ``deeponet`` or ``fno``. DATA is an .npz with ``f`` and ``u``,
-``(K, s, s)`` on a grid with its sides, of the training, and ``f_NAME``, ``u_NAME`` of each family of the test. The clock
-starts after imports and the first compilation and stops while errors are measured; labels cost nothing. Both networks
-see sources and solutions divided by their training sizes, train on the mean relative L2 error by Adam with a rate that
-falls over the time given, as their own examples do, and are multiplied by 16 x (1 - x) y (1 - y): the sides are built in.
+``(K, s, s)`` on a grid with its sides, of the training, and ``f_NAME``, ``u_NAME`` of each family of the test. The
+clock starts after imports and the first compilation and stops while errors are measured; labels cost nothing. Both
+networks see sources and solutions divided by their training sizes, train on the mean relative L2 error by Adam with a
+rate that falls over the time given, as their own examples do, and are multiplied by 16 x (1 - x) y (1 - y), which
+builds in the sides.
 """
 # mypy: ignore-errors
 
