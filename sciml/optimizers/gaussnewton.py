@@ -75,12 +75,14 @@ class _GaussNewtonStepper:
 
     def step(self, work: Work) -> None:
         objective, model = work.objective, work.model
-        if not isinstance(objective, (Residuals, Ritz)):
+        metric_vector = getattr(objective, "metric_vector", None)
+        if metric_vector is None:
             raise TypeError(
-                f"GaussNewton needs a LeastSquares or Ritz objective, but was given {type(objective).__name__}"
+                "GaussNewton needs an objective with a metric_vector, as least squares and Ritz energies have, but was "
+                f"given a {type(objective).__name__}"
             )
         loss = float(work.backward())
-        m, jacobian, _ = sample_jacobian(objective.metric_vector, model, work.batch)
+        m, jacobian, _ = sample_jacobian(metric_vector, model, work.batch)
         trainable = [p for p in model.parameters() if p.requires_grad]
         start = torch.cat([p.detach().reshape(-1) for p in trainable])
         gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in trainable])

@@ -29,7 +29,7 @@ from sciml.solution import Solution
 from sciml.solvers.integral import IntegralNetwork, Kernel
 from sciml.solvers.ordinates import DiscreteOrdinates, Inflow, Slab
 from sciml.solvers.quadrature import gauss
-from sciml.solvers.trained import Gap, Risk, mean_weights
+from sciml.solvers.risk import Gap, Risk, mean_weights
 from sciml.solvers.transport import moment
 from sciml.training import Adam, Stage, fit
 

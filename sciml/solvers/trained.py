@@ -3,8 +3,9 @@
     risk = model |L u_k - f_k|^2 + penalty |u_k - g_k|^2 on the boundary + label |u_k - U_k|^2
 
 averaged over the members k of a family, u_k the integral of their data against the kernel (`integral`) and U_k the
-solution of the first few members by a conventional scheme on a coarse grid. The equation may be nonlinear if the
-integral goes through a second network; then u = F(x, int G g), and initial values are data like sources.
+solution of the first few members by a conventional scheme on a coarse grid; or with the energy of u_k in place of the
+first term (`risk`). The equation may be nonlinear if the integral goes through a second network; then
+u = F(x, int G g), and initial values are data like sources.
 """
 
 from __future__ import annotations
@@ -22,38 +23,18 @@ from sciml.activations import Activation, tanh
 from sciml.calculus import Taylor
 from sciml.domain import Box, Domain
 from sciml.networks import Dense
-from sciml.objective import Batch, Block, Residuals
+from sciml.objective import Batch, Block, Objective
 from sciml.problem import Elliptic, Evolution
 from sciml.solvers.differences import FiniteDifference
 from sciml.solvers.integral import IntegralNetwork, Interpolant, Kernel, Members
 from sciml.solvers.members import Data, Family, Function, boundary_of, constant_boundary, values_of
 from sciml.solvers.quadrature import boundary_rule, domain_rule, gauss
+from sciml.solvers.risk import EnergyRisk, Risk, mean_weights, repeated, volume_rule
 from sciml.training import Adam, Stage, fit
 
 __all__ = ["Risk", "Trained", "TrainedKernel", "mean_weights"]
 
-Gap = Callable[[Any, Block], Tensor]
-
-
-class Risk(Residuals):
-    """Weighted squares of what should vanish, for all members of a family.
-
-    Args:
-        gaps: name -> function of the network and a block of points, ``(n, K)`` for K members.
-        weights: name -> factor of the term.
-    """
-
-    def __init__(self, gaps: Mapping[str, Gap], weights: Mapping[str, float]) -> None:
-        self.gaps, self.weights = gaps, weights
-
-    def vectors(self, field: Any, batch: Batch) -> dict[str, Tensor]:
-        """Weighted gaps by term, member by member."""
-        vectors = {}
-        for name, block in batch.blocks.items():
-            gap = self.gaps[name](field, block)
-            scale = (self.weights[name] / gap.shape[1] * block.weight).sqrt()
-            vectors[name] = (scale[:, None] * gap).T.reshape(-1)
-        return vectors
+__all__ = ["Trained", "TrainedKernel"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +55,7 @@ class Trained:
         model: weight of the equation; 0 trains on labels only.
         penalty: weight of the boundary values, where they are not built in.
         label: weight of the labels.
+        energy: minimise the energy of a linear elliptic problem instead of its squared residual: the variational form.
         hard: build in a constant boundary value where the domain has a smooth factor.
         points: collocation points per batch.
         stages: of the training; None is Adam.
@@ -93,6 +75,7 @@ class Trained:
     model: float = 1.0
     penalty: float = 100.0
     label: float = 1.0
+    energy: bool = False
     hard: bool = True
     points: int = 64
     stages: Sequence[Stage] | None = None
@@ -160,10 +143,13 @@ class _Training:
             gap = field.taylor(Taylor(block.x)).value[:, : options.labels] - block.given[0]
             return gap / self.labels[1].square().mean(0).sqrt().to(gap)
 
-        self.risk = Risk(
+        squares = Risk(
             {"interior": equation, "boundary": boundary, "label": label},
             {"interior": options.model, "boundary": options.penalty, "label": options.label},
         )
+        self.risk: Objective = squares
+        if options.energy:
+            self.risk = EnergyRisk(self.problem, self.size, squares, options.model)
 
     def _source(self, x: Tensor) -> Tensor:
         own = self.problem.source if isinstance(self.problem, Elliptic) else 0.0
@@ -174,7 +160,7 @@ class _Training:
         members = Members(field, many)
         x = members.repeat(block.x)
         if isinstance(problem, Elliptic):
-            own = problem.coefficients(x)
+            own = repeated(block)
             found = problem.residual(problem.jet(members, x), own) + own.source
         else:
             (found,) = (problem.pde() if isinstance(problem, Evolution) else problem).residual(members, x)
@@ -198,8 +184,15 @@ class _Training:
         options, domain = self.options, self.problem.domain
         blocks = {}
         if options.model:
-            x = domain.interior(options.points, generator, sobol=True)
-            blocks["interior"] = Block(x, mean_weights(x), given=(self._source(x).expand(-1, options.members),))
+            if options.energy:
+                x, weights = volume_rule(domain, options.points, generator)
+            else:
+                x = domain.interior(options.points, generator, sobol=True)
+                weights = mean_weights(x)
+            problem = self.problem
+            # evaluated here, once: they are functions of a user's
+            own = problem.coefficients(x, gradient=not options.energy) if isinstance(problem, Elliptic) else ()
+            blocks["interior"] = Block(x, weights, given=(self._source(x).expand(-1, options.members), *own))
         if not self.hard:
             x = domain.boundary(options.points, generator)[0]
             g = values_of("boundary", self.drawn.get("boundary", boundary_of(self.problem)), x)
@@ -209,11 +202,6 @@ class _Training:
             x = self.labels[0][chosen]
             blocks["label"] = Block(x, mean_weights(x), given=(self.labels[1][chosen],))
         return Batch(blocks)
-
-
-def mean_weights(x: Tensor) -> Tensor:
-    """Weights ``(n,)`` of a mean over points."""
-    return torch.full((len(x),), 1 / len(x), dtype=x.dtype)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,16 @@ import torch
 
 import sciml
 from sciml import PDE, Ball, Box, Dirichlet, Elliptic, Evolution, Family, GreensSolver, compare, jet
+from sciml.calculus import Taylor
 from sciml.networks import Dense
 from sciml.objective import Batch, Block
 from sciml.optimizers import GaussNewton, sample_jacobian
 from sciml.problems.greens import sines
 from sciml.solvers.integral import IntegralNetwork, Interpolant, Kernel, Members
 from sciml.solvers.quadrature import boundary_rule, domain_rule, gauss
-from sciml.solvers.trained import Risk, Trained
-from sciml.training import Adam
+from sciml.solvers.risk import EnergyRisk, Risk, volume_rule
+from sciml.solvers.trained import Trained
+from sciml.training import LBFGS, Adam
 
 PI = math.pi
 LINE, SQUARE = Box([0], [1]), Box([0, 0], [1, 1])
@@ -51,6 +53,41 @@ def test_a_symmetric_network_becomes_the_tent(poisson):
     found = poisson.kernel(x, x)
     torch.testing.assert_close(found, found.T)
     assert (found - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("stage", [GaussNewton(8), LBFGS(60)])
+def test_by_its_energy_and_by_other_stages(stage):
+    """The variational risk reaches the same kernel, by energy natural gradient and by L-BFGS."""
+    x = torch.linspace(0, 1, 41, dtype=torch.float64)[:, None]
+    exact = torch.minimum(x, x.T) * (1 - torch.maximum(x, x.T))
+
+    def error(stages):
+        options = Trained(
+            widths=(10, 10), nodes=12, members=8, points=48, symmetric=True, energy=True, stages=[*stages, stage]
+        )
+        operator = GreensSolver(options).solve(POISSON)
+        assert operator.history.steps[-1]["energy"] < 0
+        return float((operator.kernel(x, x) - exact).norm() / exact.norm())
+
+    assert error([Adam(50, lr=5e-3)]) < 0.15
+
+
+def test_lbfgs_on_the_residual():
+    options = Trained(widths=(10, 10), nodes=12, members=8, points=24, symmetric=True, stages=[LBFGS(60)])
+    history = GreensSolver(options).solve(POISSON).history
+    assert history.steps[-1]["loss"] < 0.05 * history.steps[0]["loss"]
+
+
+@pytest.mark.parametrize("energy", [False, True])
+def test_variable_coefficients_under_gauss_newton(energy):
+    """-((1 + x) u')' + x u = f with u = x (1 - x)."""
+    problem = Elliptic(LINE, 1.0, 0.0, diffusion=lambda x: 1 + x[:, 0], reaction=lambda x: x[:, 0])
+    stages = [Adam(50, lr=5e-3), GaussNewton(10)]
+    options = Trained(widths=(10, 10), nodes=10, members=8, points=48, energy=energy, stages=stages)
+    operator = GreensSolver(options).solve(Family(problem, sines))
+    exact = lambda x: x[:, 0] * (1 - x[:, 0])
+    source = lambda x: 1 + 4 * x[:, 0] + x[:, 0] * exact(x)
+    assert compare(operator(source), exact, LINE)["rel_l2"] < 3e-2
 
 
 def test_sources_it_never_saw(poisson):
@@ -168,6 +205,42 @@ def test_the_jacobian_of_the_risk_is_the_derivative_of_its_residual():
     risk.terms(model, batch)["interior"].backward()
     gradient = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
     torch.testing.assert_close(jacobian.T @ r, gradient)
+
+
+def test_the_metric_of_the_energy_is_its_second_variation():
+    """A kernel is linear in its last layer: there gradients differ by exactly the metric times the step."""
+    model = network()
+    problem = Elliptic(SQUARE, 1.0, 0.0, diffusion=lambda x: 1 + x[:, 0], reaction=lambda x: x[:, 1])
+    gap = lambda field, block: field.taylor(Taylor(block.x)).value - 0.3
+    risk = EnergyRisk(problem, torch.tensor([1.0, 2.0, 0.5, 3.0]), Risk({"label": gap}, {"label": 3.0}), 0.7)
+    x, weights = volume_rule(SQUARE, 100, torch.Generator().manual_seed(0))
+    given = torch.ones(len(x), 4, dtype=torch.float64), *problem.coefficients(x, gradient=False)
+    batch = Batch({"interior": Block(x, weights, given=given), "label": Block(x[:5], weights[:5])})
+    last = [p for name, p in model.named_parameters() if "layers.2" in name]
+
+    def gradient():
+        model.zero_grad()
+        sum(risk.terms(model, batch).values()).backward()
+        return torch.cat([p.grad.reshape(-1) for p in last])
+
+    m, jacobian, _ = sample_jacobian(risk.metric_vector, model, batch)
+    columns = torch.cat([torch.full((p.numel(),), any(p is q for q in last)) for p in model.parameters()])
+    before = gradient()
+    step = torch.randn(int(columns.sum()), dtype=torch.float64)
+    with torch.no_grad():
+        torch.nn.utils.vector_to_parameters(torch.nn.utils.parameters_to_vector(last) + step, last)
+    j = jacobian[:, columns]
+    torch.testing.assert_close(gradient() - before, j.T @ (j @ step))
+
+
+def test_energies_are_refused_where_there_is_none():
+    square = lambda x: -torch.ones_like(x[:, 0])
+    for problem, message in (
+        (PDE(LINE, "x", lambda x, u: u**3 - u.xx, [Dirichlet(0.0)]), "energy=True needs a linear Elliptic problem"),
+        (Elliptic(LINE, 1.0, 0.0, reaction=square), "reaction is -1 somewhere"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            GreensSolver(Trained(**TINY, head=(6,), energy=True)).solve(Family(problem, sines))
 
 
 def test_rules_on_other_domains():
