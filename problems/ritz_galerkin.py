@@ -30,7 +30,8 @@ from torch import Tensor
 
 from sciml import Box
 from sciml.calculus import jet
-from sciml.networks import Dense, Hard, sine
+from sciml.hard import Hard
+from sciml.networks import Dense, sine
 from sciml.objective import Batch, Block
 from sciml.results import Run
 from sciml.theory import Sine

@@ -8,7 +8,7 @@ derivatives pass each linear layer in one matrix product (`sciml.propagation`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -17,15 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from sciml.activations import Activation, gelu, named, phi, relu, s2relu, sine, srelu, tanh, waves
-from sciml.calculus import Taylor, jet
-from sciml.domain import Domain, domain_from
+from sciml.calculus import Taylor
 from sciml.initialisations import Initialisation, glorot, he, init_rate, suited, uniform
 from sciml.propagation import Layer, propagate
 
 __all__ = [
     "Activation",
     "Dense",
-    "Hard",
     "Initialisation",
     "Mscale",
     "gelu",
@@ -383,146 +381,3 @@ def _initialise(
     initialisation.first(*parts[0], generator, *box, scale)
     for weight, bias in parts[1:]:
         initialisation.layer(weight, bias, generator, last=weight is parts[-1][0])
-
-
-class Hard(nn.Module):
-    """A network that satisfies its boundary values by construction: ``u(x) = lift(x) + factor(x) N(x)``.
-
-    The factor, `domain.factor`, is zero exactly on the boundary and positive inside.
-
-    Args:
-        network: the N, with ``taylor`` and ``forward``.
-        domain: one that has a smooth factor.
-        boundary: the constant value on the boundary where `lift` is None.
-        lift: a Field that takes the boundary values, extended into the domain; overrides `boundary`.
-
-    Raises:
-        ValueError: if neither `boundary` nor `lift` is given, or the domain has no smooth factor.
-    """
-
-    kind: ClassVar[str] = "hard"
-
-    def __init__(
-        self,
-        network: nn.Module,
-        domain: Domain,
-        boundary: float | None = 0.0,
-        lift: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        super().__init__()
-        if boundary is None and lift is None:
-            raise ValueError("boundary is None and lift is None, but one of them must give the values on the boundary")
-        domain.factor(torch.stack(list(domain.bounds)).mean(0, keepdim=True))  # raises where there is none
-        self.network, self.domain, self.boundary, self.lift = network, domain, boundary, lift
-
-    @property
-    def inputs(self) -> int:
-        """Number of coordinates."""
-        return self.domain.dim
-
-    @property
-    def smoothness(self) -> float:
-        """That of the network."""
-        return getattr(self.network, "smoothness", math.inf)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Values ``(n,)``, or ``(n, m)``, at points ``(n, d)``."""
-        value = self.taylor(Taylor(x)).value
-        return value.squeeze(-1) if value.shape[-1] == 1 else value
-
-    def taylor(self, t: Taylor) -> Taylor:
-        """The expansion at points: `t` is that of the identity (`Taylor.seed`).
-
-        Raises:
-            ValueError: if the first derivatives of `t` are not those of the identity.
-        """
-        if t.first is not None and not _is_seed(t):
-            raise ValueError(
-                "t is an expansion after another map, but boundary values are built in at points of the domain"
-            )
-        result = self.network.taylor(t) * field_taylor(self.domain.factor, t)  # type: ignore[operator]
-        if self.lift is not None:
-            return result + field_taylor(self.lift, t)
-        return Taylor(result.value + self.boundary, result.first, result.lap, result.second, result.pairs)
-
-    def describe(self) -> dict[str, Any]:
-        """What `restore` needs beside `arrays`, as JSON; a `lift` is only mentioned.
-
-        Raises:
-            ValueError: if the network is none of this module's.
-        """
-        inner: Any = self.network
-        if type(inner) not in _INNER.values():
-            raise ValueError(f"the network is a {type(inner).__name__}, but files store {', '.join(_INNER)}")
-        return {
-            "network": {"kind": inner.kind, "describe": inner.describe()},
-            "domain": self.domain.describe(),
-            "boundary": self.boundary,
-            "lift": self.lift is not None,
-        }
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Those of the network, and values of a lift by which `restore` recognises it."""
-        arrays: dict[str, np.ndarray] = self.network.arrays()  # type: ignore[operator]
-        if self.lift is not None:
-            arrays[_PROBE] = self.lift(self.domain.interior(16)).detach().cpu().numpy()
-        return arrays
-
-    @classmethod
-    def restore(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], problem: Any = None) -> Self:
-        """The field of a description and its arrays.
-
-        Args:
-            description: from `describe`.
-            arrays: from `arrays`.
-            problem: needed for a field with a `lift`, which no file holds: its Dirichlet value is taken.
-
-        Raises:
-            ValueError: if the lift is missing, or differs from the one the network was trained with.
-        """
-        inner = _INNER[description["network"]["kind"]]
-        own = {k: v for k, v in arrays.items() if k != _PROBE}
-        network = inner.restore(description["network"]["describe"], own)
-        lift = None
-        if description["lift"]:
-            lift = _dirichlet(problem)
-            if lift is None:
-                raise ValueError(
-                    "the field has boundary values given by a function, which no file holds; "
-                    "give problem= with that function as its only Dirichlet condition"
-                )
-        field = cls(network, domain_from(description["domain"]), description["boundary"], lift)
-        if lift is not None and not np.allclose(field.arrays()[_PROBE], arrays[_PROBE], rtol=1e-6, atol=1e-9):
-            raise ValueError("problem has another Dirichlet value than the function the network was trained with")
-        return field
-
-
-_PROBE = "lift at points"  # values of a lift, by which restore recognises it
-_INNER: dict[str, type[_Network]] = {"dense": Dense, "mscale": Mscale}
-
-
-def _dirichlet(problem: Any) -> Callable[[Tensor], Tensor] | None:
-    """The value of a problem's only Dirichlet condition."""
-    found = [c.value for c in getattr(problem, "conditions", ()) if hasattr(c, "component")]
-    return found[0] if len(found) == 1 and callable(found[0]) else None
-
-
-def _is_seed(t: Taylor) -> bool:
-    first = t.first
-    if first is None or first.shape[0] != first.shape[-1] or first.shape[1] != 1 and first.stride(1) != 0:
-        return False
-    return torch.equal(first[:, 0], torch.eye(len(first), dtype=first.dtype, device=first.device))
-
-
-def field_taylor(field: Callable[[Tensor], Tensor], t: Taylor) -> Taylor:
-    """The expansion of any field at the points of a seed."""
-    j = jet(lambda x: field(x).to(x.dtype), t.value, *t.request)
-
-    def column(a: Tensor | None) -> Tensor | None:
-        return a if a is None else a.unsqueeze(-1) if j.value.ndim == 1 else a
-
-    value = column(j.value)
-    assert value is not None
-    first = None if j.gradient is None else column(j.gradient.movedim(-1, 0))
-    second = column(torch.stack([j.second[p] for p in t.pairs])) if t.second is not None else None
-    return Taylor(value, first, column(j.laplacian) if t.lap is not None else None, second, t.pairs)

@@ -25,7 +25,7 @@ __all__ = ["Solution", "compare", "load"]
 _FIELDS = {
     "dense": "sciml.networks:Dense",
     "mscale": "sciml.networks:Mscale",
-    "hard": "sciml.networks:Hard",
+    "hard": "sciml.hard:Hard",
     "hard box": "sciml.solvers.hardbox:HardBox",
     "grid": "sciml.solvers.gridfield:GridField",
     "mesh": "sciml.solvers.meshfield:MeshField",

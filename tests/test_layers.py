@@ -19,9 +19,10 @@ ROOMS = {
     "activations": {"calculus"},
     "initialisations": {"activations"},
     "propagation": {"calculus", "activations"},
-    "networks": {"calculus", "domain", "activations", "initialisations", "propagation"},
+    "networks": {"calculus", "activations", "initialisations", "propagation"},
+    "hard": {"calculus", "domain", "networks"},
     "theory": {"calculus", "domain", "networks", "results", "files"},
-    "solution": {"networks", "results", "files"},
+    "solution": {"networks", "hard", "results", "files"},
 }
 ROOMS["objective"] = {"problem", *ROOMS["problem"]}
 ROOMS["training"] = {"objective", "results", "files", "progress"}

@@ -8,7 +8,8 @@ from scipy.optimize import minimize, rosen
 from torch import nn
 
 from sciml.activations import s2relu, sine, tanh
-from sciml.networks import Dense, Hard, Mscale
+from sciml.hard import Hard
+from sciml.networks import Dense, Mscale
 from sciml.objective import Batch, Block, least_squares, ritz
 from sciml.optimizers import SOAP, SSBroyden, sample_jacobian
 from sciml.optimizers.broyden import _scaling

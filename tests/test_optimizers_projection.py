@@ -5,7 +5,8 @@ import torch
 
 from sciml import MscaleSolver, compare
 from sciml.activations import sine, tanh
-from sciml.networks import Dense, Hard, Mscale
+from sciml.hard import Hard
+from sciml.networks import Dense, Mscale
 from sciml.objective import least_squares, ritz
 from sciml.optimizers import GaussNewton, VariableProjection, sample_jacobian
 from sciml.optimizers.jacobians import last_layer_of

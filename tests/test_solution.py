@@ -185,7 +185,7 @@ def test_a_field_that_files_do_not_store_is_refused(tmp_path):
 
 
 def test_a_network_of_ones_own_inside_a_boundary_factor_is_refused(tmp_path):
-    from sciml.networks import Hard
+    from sciml.hard import Hard
 
     solution = Solution(Hard(Net(2), Box([0, 0], [1, 1])))
     assert not solution.savable
@@ -195,7 +195,8 @@ def test_a_network_of_ones_own_inside_a_boundary_factor_is_refused(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_networks_come_back_exactly(tmp_path, dtype):
-    from sciml.networks import Dense, Hard, Mscale
+    from sciml.hard import Hard
+    from sciml.networks import Dense, Mscale
 
     box, points = Box([0, 0], [1, 1]), np.random.default_rng(0).random((50, 2))
     for network in (Dense(2, [8, 8]), Mscale(2, [5], [1, 4]), Hard(Mscale(2, [5], [1, 4]), box, 0.5)):

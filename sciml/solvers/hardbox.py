@@ -12,7 +12,6 @@ meet, which is checked.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from itertools import combinations, product
 from typing import Any, ClassVar, Self
@@ -21,19 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sciml.calculus import Taylor, jet
+from sciml.calculus import Taylor
 from sciml.conditions import Dirichlet, Initial
 from sciml.domain import Box
-from sciml.networks import Dense, Mscale
+from sciml.hard import HardField, field_taylor
 from sciml.problem import PDE, Elliptic, Evolution
 
 __all__ = ["HardBox"]
 
-_INNER: dict[str, type[Dense] | type[Mscale]] = {"dense": Dense, "mscale": Mscale}
-_PROBE = "lift at points"
 
-
-class HardBox(nn.Module):
+class HardBox(HardField):
     """u = L + F N on the box of a problem; see the head of the module.
 
     Args:
@@ -48,10 +44,8 @@ class HardBox(nn.Module):
     kind: ClassVar[str] = "hard box"
 
     def __init__(self, network: nn.Module, problem: Elliptic | PDE | Evolution) -> None:
-        super().__init__()
-        stated = problem.pde() if isinstance(problem, Evolution) else problem
-        self.network = network
-        self.box, self.values = _faces(stated)
+        self.box, self.values = _faces(problem.pde() if isinstance(problem, Evolution) else problem)
+        super().__init__(network, self.box)
         self.axes = sorted({axis for axis, _ in self.values})
         self._check()
 
@@ -63,25 +57,6 @@ class HardBox(nn.Module):
         except ValueError:
             return False
         return True
-
-    @property
-    def inputs(self) -> int:
-        """Number of coordinates."""
-        return self.box.dim
-
-    @property
-    def smoothness(self) -> float:
-        """That of the network."""
-        return getattr(self.network, "smoothness", math.inf)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Values ``(n,)`` at points ``(n, d)``."""
-        return self.taylor(Taylor(x)).value.squeeze(-1)
-
-    def taylor(self, t: Taylor) -> Taylor:
-        """The expansion at points: `t` is that of the identity (`Taylor.seed`)."""
-        factor, lift = (_expand(f, t) for f in (self.factor, self.lift))
-        return self.network.taylor(t) * factor + lift  # type: ignore[operator]
 
     def factor(self, x: Tensor) -> Tensor:
         """F at points, ``(n,)``."""
@@ -100,6 +75,14 @@ class HardBox(nn.Module):
             for chosen in combinations(self.axes, size):
                 total = total - (-1) ** size * self._interpolated(chosen, x)
         return total
+
+    def lift_taylor(self, t: Taylor) -> Taylor:
+        """The expansion of L."""
+        return field_taylor(self.lift, t)
+
+    def lift_values(self) -> Tensor:
+        """Values of L."""
+        return self.lift(self.box.interior(16))
 
     def _interpolated(self, chosen: tuple[int, ...], x: Tensor) -> Tensor:
         """The product of the P_i of the chosen axes, applied to g."""
@@ -128,23 +111,6 @@ class HardBox(nn.Module):
                     "takes both; use hard=False"
                 )
 
-    def describe(self) -> dict[str, Any]:
-        """What `restore` needs beside `arrays` and the problem, as JSON.
-
-        Raises:
-            ValueError: if the network is no `Dense` or `Mscale`.
-        """
-        inner: Any = self.network
-        if type(inner) not in _INNER.values():
-            raise ValueError(f"the network is a {type(inner).__name__}, but files store {', '.join(_INNER)}")
-        return {"network": {"kind": inner.kind, "describe": inner.describe()}}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Those of the network, and values of the lift by which `restore` recognises it."""
-        arrays: dict[str, np.ndarray] = self.network.arrays()  # type: ignore[operator]
-        arrays[_PROBE] = self.lift(self.box.interior(16)).detach().numpy()
-        return arrays
-
     @classmethod
     def restore(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], problem: Any = None) -> Self:
         """The field of a description and its arrays; the values come from `problem`, since no file holds functions.
@@ -156,12 +122,7 @@ class HardBox(nn.Module):
             raise ValueError(
                 "the field has boundary values built in, which no file holds; give problem= with its conditions"
             )
-        inner = _INNER[description["network"]["kind"]]
-        own = {k: v for k, v in arrays.items() if k != _PROBE}
-        field = cls(inner.restore(description["network"]["describe"], own), problem)
-        if not np.allclose(field.arrays()[_PROBE], arrays[_PROBE], rtol=1e-6, atol=1e-9):
-            raise ValueError("problem has other values on its boundary than the one the network was trained for")
-        return field
+        return cls(cls.stored_network(description, arrays), problem).recognised(arrays)
 
 
 def _faces(problem: Elliptic | PDE) -> tuple[Box, dict[tuple[int, int], Callable[[Tensor], Tensor]]]:
@@ -185,13 +146,3 @@ def _faces(problem: Elliptic | PDE) -> tuple[Box, dict[tuple[int, int], Callable
     if not found or any(not isinstance(c, (Dirichlet, Initial)) for c in problem.conditions):
         raise ValueError("boundary values are built in where all conditions are Dirichlet or Initial; use hard=False")
     return box, found
-
-
-def _expand(field: Callable[[Tensor], Tensor], t: Taylor) -> Taylor:
-    """The expansion of a scalar function at the points of a seed."""
-    order = 0 if t.first is None else 1 if t.lap is None and t.second is None else 2
-    j = jet(field, t.value, order, t.pairs if t.second is not None else None)
-    first = None if j.gradient is None else j.gradient.T[..., None]
-    second = torch.stack([j.second[p] for p in t.pairs])[..., None] if t.second is not None and t.pairs else t.second
-    lap = None if t.lap is None or j.laplacian is None else j.laplacian[:, None]
-    return Taylor(j.value[:, None], first, lap, second, t.pairs)

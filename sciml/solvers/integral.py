@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from sciml.calculus import Taylor
 from sciml.domain import Domain, domain_from
-from sciml.networks import Dense, field_taylor
+from sciml.hard import field_taylor
+from sciml.networks import Dense
 from sciml.solvers.members import refuse_outside
 from sciml.solvers.quadrature import derivative, legendre, transform
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from sciml.calculus import Taylor
 from sciml.domain import Ball, Box, Ellipsoid
-from sciml.networks import Activation, Hard, Mscale, parameter_count, sine
+from sciml.hard import Hard
+from sciml.networks import Activation, Mscale, parameter_count, sine
 from sciml.objective import Batch, LeastSquares, Penalty, Ritz
 from sciml.optimizers import GaussNewton, sample_jacobian, standard_errors
 from sciml.optimizers.jacobians import last_layer_of

@@ -9,7 +9,8 @@ from torch import nn
 
 from sciml import Box, theory
 from sciml.activations import relu, sine, tanh
-from sciml.networks import Dense, Hard, Mscale
+from sciml.hard import Hard
+from sciml.networks import Dense, Mscale
 from sciml.theory.condensation import Condensation, clusters, effective_neurons, orientation_similarity
 from sciml.theory.reduction import merge_exactly, reduce
 
