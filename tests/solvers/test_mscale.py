@@ -83,7 +83,7 @@ def test_values_on_faces_are_built_in(tmp_path):
     with pytest.raises(ValueError, match="give problem="):
         load(tmp_path / "s.h5")
     other = PDE(problem.domain, "tx", lambda x, u: u.t - u.xx, [Initial(2.0), Dirichlet(2.0)])
-    with pytest.raises(ValueError, match="other values on its boundary"):
+    with pytest.raises(ValueError, match="other boundary values"):
         load(tmp_path / "s.h5", problem=other)
 
 
