@@ -62,7 +62,7 @@ class Config:
         workers: processes; 0 is this one.
         timeout: seconds for one mask, with workers; 0 is no limit.
         scheduler: address of a Dask scheduler, instead of workers.
-        cache: an HDF5 file of simulated masks to use again; empty keeps one in the run folder.
+        cache: an HDF5 file of simulated masks to use again; empty keeps one in the run folder, for all its seeds.
         chemkin: also write CHEMKIN files.
     """
 
@@ -95,6 +95,17 @@ class Config:
     chemkin: bool = True
 
 
+HEPTANE = Config(  # its mechanism does not come with Cantera: CANTERA_DATA names its folder
+    mechanism="nc7h16_chaos_dryer_116sp.yaml",
+    fuel="nc7h16",
+    oxidiser="o2:1, n2:3.76",
+    temperatures=(1200.0, 1500.0, 1800.0),
+    pressures=(1.0, 20.0),
+    tolerance=0.25,
+    budget=500,
+    reactions=0,
+    graphs=("DRG", "DRGEP", "PFA"),
+)
 VARIANTS = {
     "smoke": Config(
         mechanism="h2o2.yaml", fuel="H2", temperatures=(1100.0, 1300.0), budget=40, reactions=25, graphs=("DRGEP",)
@@ -110,9 +121,13 @@ VARIANTS = {
         oxidiser="o2:1, n2:3.76",
         temperatures=(1000.0, 1200.0, 1400.0),
         pressures=(1.0, 20.0),
-        budget=5000,
+        budget=500,
         reactions=0,
+        graphs=("DRG", "DRGEP", "PFA"),
     ),
+    "heptane": HEPTANE,
+    "heptane_10": replace(HEPTANE, tolerance=0.1),
+    "heptane_1atm": replace(HEPTANE, tolerance=0.1, pressures=(1.0,), phis=(0.6, 0.9, 1.2)),
 }
 
 
@@ -159,7 +174,8 @@ def run(config: Config, run: Any) -> dict[str, Any]:
     conditions, chosen = table_of(config), metrics(config)
     evaluate = Evaluation(mechanism, conditions, chosen)
     fixed = evaluate.parts.mask(protected(mechanism, conditions, config.protect))
-    where = Path(config.cache) if config.cache else run.path / "masks.h5"
+    home = run.path.parent if (run.path.parent / "config.json").exists() else run.path  # seeds share their masks
+    where = Path(config.cache) if config.cache else home / "masks.h5"
     store = Store(where, mechanism.n_species, evaluate.size, evaluate.fingerprint)
 
     def keep(archive: Archive) -> None:

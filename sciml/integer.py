@@ -37,14 +37,16 @@ class Integer:
         moves: random moves that join.
         around: the base is one of so many of the best designs, the best itself half of the time.
         boldest: flips are penalised by up to so many standard deviations of what they do together.
-        seconds: time limit of one programme.
+        hopeless: a flip whose own effect leaves an error of so many tolerances is not considered.
+        nodes: limit of one programme, in nodes of its tree; a time limit would make answers depend on the machine.
     """
 
-    draws: int = 2
+    draws: int = 1
     moves: int = 300
     around: int = 8
     boldest: float = 1.5
-    seconds: float = 0.5
+    hopeless: float = 2.0
+    nodes: int = 1
 
     def __call__(self, archive: Archive, space: Space, count: int, generator: np.random.Generator) -> np.ndarray:
         """At most `count` designs that were not simulated yet, most promising first."""
@@ -76,23 +78,24 @@ class Integer:
         generator: np.random.Generator,
     ) -> list[np.ndarray]:
         """(1, d) for one draw, or nothing; designs that were simulated already are cut off, a few times."""
-        binding = np.abs(effects).sum(0) + np.abs(model.value) + caution * len(base) > 1
-        e, F, t = model.value[binding], effects[:, binding].T, caution[binding]
-
-        off = base > 0.5
-        cost = np.where(off, -1.0, 1.0) + 0.01 * generator.standard_normal(len(base))
+        free = np.flatnonzero(~fixed & (np.abs(model.value + effects) <= self.hopeless).all(1))
+        if not len(free):
+            return []
+        binding = np.abs(effects[free]).sum(0) + np.abs(model.value) + caution * len(free) > 1
+        e, F, t = model.value[binding], effects[np.ix_(free, binding)].T, caution[binding]
+        cost = np.where(base[free] > 0.5, -1.0, 1.0) + 0.01 * generator.standard_normal(len(free))
         constraints = [
             LinearConstraint(F + t[:, None], -np.inf, 1 - e + t),
             LinearConstraint(F - t[:, None], -1 - e - t, np.inf),
         ]
-        bounds = Bounds(0, np.where(fixed, 0, 1))
         for _ in range(4):
-            found = milp(cost, integrality=np.ones(len(base)), bounds=bounds, constraints=constraints,
-                         options={"time_limit": self.seconds, "mip_rel_gap": 0.05})  # fmt: skip
+            found = milp(cost, integrality=np.ones(len(free)), bounds=Bounds(0, 1), constraints=constraints,
+                         options={"node_limit": self.nodes, "mip_rel_gap": 0.05})  # fmt: skip
             if found.x is None:
                 return []
             flips = found.x > 0.5
-            design = np.where(flips, 1 - base, base)
+            design = base.copy()
+            design[free[flips]] = 1 - base[free[flips]]
             if design not in archive:
                 return [design[None]]
             constraints.append(LinearConstraint(np.where(flips, -1.0, 1.0), 1 - flips.sum(), np.inf))

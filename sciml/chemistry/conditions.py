@@ -168,7 +168,7 @@ class IgnitionDelay(_Relative):
         tolerance: relative.
         reactor: at constant pressure or volume.
         two_stage: measure the first stage too.
-        rtol: of the integrator; 1e-6 moves delays by less than 1e-4, which is what a search needs.
+        rtol: of the integrator; 1e-5 moves delays by about 1e-4, which is what a search needs.
         atol: of the integrator.
         patience: a charge that has not ignited after so many delays of the reference has an infinite error, and so
             have those that follow it.
@@ -177,8 +177,8 @@ class IgnitionDelay(_Relative):
     name: ClassVar[str] = "ignition delay"
     reactor: Reactor = "constant-pressure"
     two_stage: bool = False
-    rtol: float = 1e-6
-    atol: float = 1e-13
+    rtol: float = 1e-5
+    atol: float = 1e-12
     patience: float = 3.0
 
     def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:
@@ -206,13 +206,14 @@ class IgnitionDelay(_Relative):
             gas.equilibrate("HP" if self.reactor == "constant-pressure" else "UV")
             rise = gas.T - state[0]
             engine.start(state)
-            times, rates, temperatures, largest = [0.0], [engine.heating()], [state[0]], 0.0
+            times, temperatures, largest = [0.0], [state[0]], 0.0
             while times[-1] < limit:
                 times.append(engine.net.step())
-                rates.append(engine.heating())
                 temperatures.append(gas.T)
-                largest = max(largest, rates[-1])
-                if temperatures[-1] - state[0] > 0.8 * rise > 0 and rates[-1] < 0.05 * largest:
+                # slopes of steps: the right-hand side at every step would cost as much as the integration
+                slope = (temperatures[-1] - temperatures[-2]) / (times[-1] - times[-2])
+                largest = max(largest, slope)
+                if temperatures[-1] - state[0] > 0.8 * rise > 0 and slope < 0.05 * largest:
                     break
                 if len(times) > 20_000:
                     return np.inf, np.inf
@@ -221,6 +222,7 @@ class IgnitionDelay(_Relative):
             return np.inf, np.inf
         if temperatures[-1] - state[0] < 0.5 * rise or rise < 50:
             return np.inf, np.inf
+        rates = np.gradient(temperatures, times)
         if not self.two_stage:
             return np.inf, peak(times, rates)
         first, main = stages(times, temperatures, rates)
