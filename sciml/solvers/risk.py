@@ -17,7 +17,7 @@ from torch import Tensor
 from sciml.calculus import jet
 from sciml.domain import Domain, gauss_nodes
 from sciml.objective import Batch, Block, Residuals
-from sciml.problem import Coefficients, Elliptic
+from sciml.problem import PDE, Coefficients, Elliptic, Evolution
 from sciml.solvers.integral import Members
 
 Gap = Callable[[Any, Block], Tensor]
@@ -62,7 +62,7 @@ class EnergyRisk:
         ValueError: if the problem has no quadratic energy that is bounded below.
     """
 
-    def __init__(self, problem: Elliptic, sizes: Tensor, squares: Risk, weight: float = 1.0) -> None:
+    def __init__(self, problem: Elliptic | PDE | Evolution, sizes: Tensor, squares: Risk, weight: float = 1.0) -> None:
         if not (isinstance(problem, Elliptic) and problem.linear):
             kind = type(problem).__name__ if not isinstance(problem, Elliptic) else f"Elliptic with p = {problem.p:g}"
             raise ValueError(
@@ -107,8 +107,10 @@ class EnergyRisk:
 
 def repeated(block: Block) -> Coefficients:
     """The coefficients ``(n K,)`` of a block that was given sources ``(n, K)`` and them."""
-    sources, *own = block.given
-    return Coefficients(*(None if a is None else a.repeat_interleave(sources.shape[1], 0) for a in own))
+    sources, source, diffusion, gradient, reaction = block.given
+    many = sources.shape[1]
+    source, diffusion, reaction = (a.repeat_interleave(many, 0) for a in (source, diffusion, reaction))
+    return Coefficients(source, diffusion, None if gradient is None else gradient.repeat_interleave(many, 0), reaction)
 
 
 def _split(batch: Batch) -> tuple[Block | None, Batch]:
