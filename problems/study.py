@@ -13,6 +13,8 @@ drawn from the same seeds. Frozen neurons cost one factorisation, so there are a
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import statistics
 import time
@@ -26,6 +28,7 @@ from torch import nn
 
 from sciml import Elliptic, MscaleSolver, compare
 from sciml.activations import Activation, phi, s2relu, sine, srelu, tanh
+from sciml.files import write_json
 from sciml.networks import Mscale
 from sciml.optimizers import GaussNewton, VariableProjection
 from sciml.theory import bandwidth
@@ -65,7 +68,7 @@ class Config:
     problems: tuple[str, ...] = tuple(PROBLEMS)
     activations: tuple[str, ...] = tuple(ACTIVATIONS)
     optimisers: tuple[str, ...] = tuple(OPTIMISERS)
-    seconds: float = 1.0
+    seconds: float = 2.0
     seeds: int = 5
     neurons: int = 300
     frozen: int = 1000
@@ -137,29 +140,54 @@ def run(config: Config, run: Any) -> dict[str, Any]:
         for word in given:
             if word not in known:
                 raise ValueError(f"{name} holds {word!r}, but must be of {', '.join(known)}")
-    rows = []
-    for problem_name in config.problems:
-        problem = PROBLEMS[problem_name]()
-        assert problem.exact is not None
-        for activation in config.activations:
-            for kind in SCALES:
-                scales = scales_of(kind, ACTIVATIONS[activation], problem)
-                row: dict[str, Any] = {"problem": problem_name, "activation": activation, "scales": kind}
-                for optimiser in config.optimisers:
-                    errors, spent = [], []
-                    for k in range(config.seeds):
-                        seed = run.seed * config.seeds + k
-                        found = solve(problem, ACTIVATIONS[activation], scales, optimiser, config, seed)
-                        error = compare(found, problem.exact, problem.domain, 4000)["rel_l2"]
-                        errors.append(error if math.isfinite(error) else 1e9)
-                        spent.append(found.seconds)
-                    row[optimiser] = statistics.median(errors)
-                    row[f"{optimiser} s"] = statistics.median(spent)
-                rows.append(row)
-                told = ", ".join(f"{o} {row[o]:.1e}" for o in config.optimisers)
-                print(f"{problem_name}, {activation}, {kind}: {told}", flush=True)
+    kept = run.path / "rows.json"  # finished rows, for a run that is resumed
+    rows: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else []
+    cells = list(itertools.product(config.problems, config.activations, SCALES))
+    for problem_name, activation, kind in cells[len(rows) :]:
+        rows.append(measured(problem_name, activation, kind, config, run.seed))
+        write_json(kept, rows)
+        told = ", ".join(f"{o} {rows[-1][o]:.1e}" for o in config.optimisers)
+        print(f"{problem_name}, {activation}, {kind}: {told}", flush=True)
     draw(run, config, rows)
-    return {"table": rows}
+    return {**worth(rows, config), "table": rows}
+
+
+def measured(problem_name: str, activation: str, kind: str, config: Config, seed: int) -> dict[str, Any]:
+    """Median error and time of every optimiser, for one activation and choice of scales on one problem."""
+    problem = PROBLEMS[problem_name]()
+    assert problem.exact is not None
+    scales = scales_of(kind, ACTIVATIONS[activation], problem)
+    row: dict[str, Any] = {"problem": problem_name, "activation": activation, "scales": kind}
+    for optimiser in config.optimisers:
+        errors, spent = [], []
+        for k in range(seed * config.seeds, (seed + 1) * config.seeds):
+            found = solve(problem, ACTIVATIONS[activation], scales, optimiser, config, k)
+            error = compare(found, problem.exact, problem.domain, 4000)["rel_l2"]
+            errors.append(error if math.isfinite(error) else 1e9)
+            spent.append(found.seconds)
+        row[optimiser] = statistics.median(errors)
+        row[f"{optimiser} s"] = statistics.median(spent)
+    return row
+
+
+def worth(rows: Sequence[dict[str, Any]], config: Config) -> dict[str, Any]:
+    """Geometric means over the problems of the least error that each choice comes to with the best of all others."""
+
+    def least(**fixed: str) -> float:
+        optimisers = [fixed["optimiser"]] if "optimiser" in fixed else config.optimisers
+        logs = []
+        for name in config.problems:
+            fit = [r for r in rows if r["problem"] == name and all(r.get(k, v) == v for k, v in fixed.items())]
+            logs.append(math.log(min(r[o] for r in fit for o in optimisers)))
+        return math.exp(statistics.mean(logs))
+
+    return {
+        "by optimiser": {o: least(optimiser=o) for o in config.optimisers},
+        "by scales": {f"{k}, {o}": least(scales=k, optimiser=o) for k in SCALES for o in config.optimisers},
+        "by activation": {
+            f"{a}, {o}": least(activation=a, optimiser=o) for a in config.activations for o in config.optimisers
+        },
+    }
 
 
 def draw(run: Any, config: Config, rows: Sequence[dict[str, Any]]) -> None:
