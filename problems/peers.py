@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -49,14 +50,14 @@ class Config:
     """
 
     problems: tuple[str, ...] = PROBLEMS
-    peers: tuple[str, ...] = ("sciml", "scikit-fem", "differences", "fastlsq", "deepxde")
+    peers: tuple[str, ...] = ("sciml", "scikit-fem", "differences", "fastlsq", "deepxde", "scimba")
     budget: float = 60.0
     threads: int = 2
     environments: str = ""
 
 
 VARIANTS = {
-    "smoke": Config(problems=("line",), peers=("sciml", "scikit-fem", "differences"), budget=2.0),
+    "smoke": Config(problems=("line",), peers=("sciml", "differences"), budget=0.5),
     "paper": Config(),
     "long": Config(budget=300.0),
 }
@@ -79,7 +80,13 @@ def run(config: Config, run: Any) -> dict[str, Any]:
         for peer, result in by_peer.items()
     ]
     draw(run, results)
-    return {"curves": results, "table": table}
+    rows = {problem: {row["peer"]: row for row in table if row["problem"] == problem} for problem in results}
+    beside = {
+        problem: {peer: beside_peer(by_peer["sciml"], result, config.budget) for peer, result in by_peer.items()}
+        for problem, by_peer in results.items()
+        if "sciml" in by_peer
+    }
+    return {"rows": rows, "beside sciml": beside, "curves": results, "table": table}
 
 
 def check(config: Config) -> None:
@@ -160,6 +167,31 @@ def summary(result: Mapping[str, Any], budget: float) -> dict[str, Any]:
     row["MiB"] = round(result["peak_mebibytes"]) if result.get("peak_mebibytes") else None
     row["note"] = result["note"]
     return row
+
+
+def beside_peer(ours: Mapping[str, Any], theirs: Mapping[str, Any], budget: float) -> dict[str, Any]:
+    """A peer beside `sciml`: how many times its time over ours, error by error, and its error over ours.
+
+    The error is that at the time of our best within the budget, so that both have had equally long.
+    """
+
+    def reached(result: Mapping[str, Any], error: float) -> float:
+        return min((p["seconds"] for p in result["curve"] if p["error"] <= error), default=math.inf)
+
+    def within(result: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        fit = [p for p in result["curve"] if p["seconds"] <= seconds]
+        return min(fit, key=lambda p: p["error"], default={"error": 1.0, "seconds": seconds})
+
+    best = within(ours, budget)
+    times: dict[str, float | None] = {}
+    for k in range(2, 11):
+        mine, other = reached(ours, 10.0**-k), reached(theirs, 10.0**-k)
+        if math.isfinite(mine):
+            times[f"1e-{k}"] = other / mine if math.isfinite(other) else None  # None: never reached
+    return {
+        "time ratio to": times,
+        "error ratio at equal time": within(theirs, best["seconds"])["error"] / best["error"],
+    }
 
 
 def frontier(curve: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,13 +86,24 @@ def test_a_failure_keeps_what_was_measured_before_it(monkeypatch, tmp_path):
     assert found["note"] == "failed: MemoryError: too much" and found["curve"] == [point(1.0, 0.1)]
 
 
-def test_smoke_installs_nothing_and_our_methods_reach_their_targets(monkeypatch, tmp_path):
+def test_a_peer_is_compared_at_equal_error_and_at_equal_time():
+    ours = {"curve": [point(1.0, 1e-3), point(2.0, 1e-6), point(70.0, 1e-12)]}
+    theirs = {"curve": [point(1.5, 0.5), point(4.0, 1e-3), point(50.0, 1e-4)]}
+    found = peers.beside_peer(ours, theirs, 60.0)
+    assert found["time ratio to"] == {"1e-2": 4.0, "1e-3": 4.0, "1e-4": 25.0} | dict.fromkeys(
+        [f"1e-{k}" for k in range(5, 11)]
+    )
+    assert found["error ratio at equal time"] == pytest.approx(0.5 / 1e-6)
+    assert peers.beside_peer(ours, {"curve": []}, 60.0)["error ratio at equal time"] == pytest.approx(1e6)
+
+
+def test_smoke_installs_nothing_and_reaches_its_targets(monkeypatch, tmp_path):
     monkeypatch.setattr(peers.venv, "create", lambda *a, **k: pytest.fail("smoke must not install"))
-    with begin(tmp_path / "run", {"seed": 0}, "", None) as run:
-        metrics = peers.run(peers.VARIANTS["smoke"], run)
-    rows = {row["peer"]: row for row in metrics["table"]}
-    assert rows["sciml"]["best error"] < 1e-9 and rows["sciml"]["s to 1e-06"] > 0
-    assert all(row["s to 1e-02"] is not None for row in rows.values())
+    with begin(tmp_path / "run", {"seed": 0}, "", None) as run:  # one process only: each imports torch anew
+        metrics = peers.run(replace(peers.VARIANTS["smoke"], peers=("sciml",)), run)
+    row = metrics["rows"]["line"]["sciml"]
+    assert row["best error"] < 1e-9 and row["s to 1e-06"] > 0
+    assert metrics["beside sciml"]["line"]["sciml"]["error ratio at equal time"] == 1.0
     assert (tmp_path / "run" / "work-precision.png").stat().st_size > 0
 
 
