@@ -18,48 +18,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.fft import dstn, idstn
 from torch import Tensor
 
 from sciml import Elliptic, Family, GreensSolver
 from sciml.problems import peers  # type: ignore[import-not-found]
+from sciml.problems._compact import Array, compact, distances, sampled  # type: ignore[import-not-found]
 from sciml.solvers.quadrature import product_points
 
 Sampler = Callable[[int, torch.Generator], Callable[[Tensor], Tensor]]
-Array = NDArray[np.float64]
 PEERS = {"deeponet": "deepxde", "fno": "neuraloperator"}  # method of the script -> name of its pins
 SCRIPT = Path(__file__).parent / "_peers_operators.py"
 SIDE = 32  # cells of the peers' grid
 FINER = 4
-
-
-def compact(f: Array) -> Array:
-    """Solve -Lap u = f on the unit square, u = 0 at its sides, to fourth order.
-
-    The compact nine-point scheme -Lap_9 u = f + h^2 / 12 Lap_5 f (Collatz, 1960) by fast sine transforms.
-
-    Args:
-        f: ``(K, n + 1, n + 1)`` at the nodes of a grid with its sides.
-
-    Returns:
-        u in the same shape.
-    """
-    n = f.shape[-1] - 1
-    neighbours = f[:, 2:, 1:-1] + f[:, :-2, 1:-1] + f[:, 1:-1, 2:] + f[:, 1:-1, :-2]
-    right = f[:, 1:-1, 1:-1] + (neighbours - 4 * f[:, 1:-1, 1:-1]) / 12
-    c = np.cos(np.pi * np.arange(1, n) / n)
-    near, far = 2 * (c[:, None] + c), 4 * c[:, None] * c
-    u = np.zeros_like(f)
-    symbol = (20 - 4 * near - far) / 6 * n**2
-    u[:, 1:-1, 1:-1] = idstn(dstn(right, type=1, axes=(1, 2)) / symbol, type=1, axes=(1, 2))
-    return u
-
-
-def sampled(source: Callable[[Tensor], Tensor], n: int) -> Array:
-    """Values ``(K, n + 1, n + 1)`` of sources at the nodes of a grid."""
-    line = torch.linspace(0, 1, n + 1, dtype=torch.float64)
-    return source(product_points([line, line])).T.reshape(-1, n + 1, n + 1).numpy()
 
 
 def pairs(source: Callable[[Tensor], Tensor]) -> tuple[Array, Array]:
@@ -120,12 +90,6 @@ def beside(
             print(f"{name}: {curves[name][-1]}", flush=True)
     draw(run, curves, tuple(samplers))
     return {"curves": curves, "table": [{"operator": name, **curve[-1]} for name, curve in curves.items()]}
-
-
-def distances(found: Array, truth: Array) -> Array:
-    """Relative L2 errors ``(K,)``."""
-    gap = (found - truth).reshape(len(truth), -1)
-    return np.asarray(np.linalg.norm(gap, axis=1) / np.linalg.norm(truth.reshape(len(truth), -1), axis=1))
 
 
 def trained(name: str, folder: Path, budget: float, seed: int, threads: int) -> list[dict[str, float]]:

@@ -10,9 +10,9 @@ transport radiative transfer in a slab (`radiative_transfer`), from inflow to f(
           sums of four cosines of v with random factors, labels discrete ordinates on 16 cells in 8 directions
 
 Members of the training are drawn from one seed, the unseen ones from another; the truth is the same scheme on 16 times
-as many cells, for transport the factorised operator of `SlabSolver`. ``ablation_*`` train the paper's plain networks by
-Adam, at equal steps, on the equation alone, on labels alone and on both; ``labels_*`` do so for several numbers of
-labelled members.
+as many cells, for transport the factorised operator of `SlabSolver`. Weights make all terms pull equally at the first
+parameters (arXiv:2007.14527). ``ablation_*`` train the paper's plain networks by Adam, at equal steps, on the equation
+alone, on labels alone and on both; ``labels_*`` do so for several numbers of labelled members.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scipy.linalg import solve_banded
 from torch import Tensor
 
 from sciml import PDE, Box, Dirichlet, Evolution, Family, FiniteDifference, GreensSolver
-from sciml.optimizers import GaussNewton
+from sciml.optimizers import SOAP, GaussNewton
 from sciml.problems.greens import fields  # type: ignore[import-not-found]
 from sciml.problems.radiative_transfer import slab  # type: ignore[import-not-found]
 from sciml.solvers.slabnetwork import SlabNetwork
@@ -99,9 +99,11 @@ class Config:
         eps: mean free path of transport.
         members: of the training.
         labels: numbers of labelled members, one training each.
-        steps: of Adam.
+        steps: of Adam, or of SOAP.
+        soap: train by SOAP.
         newton: Gauss-Newton steps afterwards.
-        lr: of Adam.
+        lr: learning rate.
+        model: weight of the equation, before weights are balanced.
         width: of all hidden layers.
         points: per batch.
         unseen: members of the test.
@@ -116,8 +118,10 @@ class Config:
     members: int = 60
     labels: tuple[int, ...] = (4,)
     steps: int = 1500
+    soap: bool = False
     newton: int = 0
     lr: float = 3e-3
+    model: float = 1.0
     width: int = 32
     points: int = 16
     unseen: int = 10
@@ -189,8 +193,9 @@ def transport(config: Config, run: Any) -> dict[str, Any]:
         options = SlabNetwork(
             widths=(config.width, config.width),
             labels=0 if mode == "model only" else count,
-            model=0.0 if mode == "labels only" else 1.0,
+            model=0.0 if mode == "labels only" else config.model,
             points=config.points,
+            balance=True,
             stages=(Adam(config.steps, lr=config.lr),),
         )
         operator = options.solve(equation, pairs(config.members, run.seed), run.seed)
@@ -212,16 +217,17 @@ def check(config: Config) -> None:
 def solve(config: Config, made: Family, drawn: dict[str, Function], k: int, cells: int) -> Function:
     """A member by the classical scheme."""
     if config.case == "burgers":
-        return FiniteDifference(cells).solve(made.member(drawn, k))
+        return FiniteDifference(cells, rtol=1e-6).solve(made.member(drawn, k))
     return cubic(cells, lambda x: drawn["source"](x)[:, k])
 
 
 def train(config: Config, made: Family, mode: str, labels: int, run: Any) -> Any:
     """An operator on the equation, on labels, or on both."""
-    scheme = None
+    cells = config.cells or COARSE[config.case]
+    scheme = lambda problem: FiniteDifference(cells, rtol=1e-6).solve(problem)  # noqa: E731
     if config.case == "reaction":
         scheme = lambda problem: cubic(COARSE["reaction"], lambda x: -problem.residual(zero, x)[0])  # noqa: E731
-    stages: list[Stage] = [Adam(config.steps, lr=config.lr)]
+    stages: list[Stage] = [(SOAP if config.soap else Adam)(config.steps, lr=config.lr)]
     if config.newton:
         stages.append(GaussNewton(config.newton, resample=10))
     options = Trained(
@@ -231,8 +237,9 @@ def train(config: Config, made: Family, mode: str, labels: int, run: Any) -> Any
         members=config.members,
         labels=0 if mode == "model only" else labels,
         scheme=scheme,
-        cells=config.cells or COARSE[config.case],
-        model=0.0 if mode == "labels only" else 1.0,
+        cells=cells,
+        model=0.0 if mode == "labels only" else config.model,
+        balance=True,
         points=config.points,
         stages=stages,
         dtype=torch.float64 if config.newton else torch.float32,

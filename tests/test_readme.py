@@ -60,6 +60,7 @@ CLAIMS = [
     ("| ... its error |", "greens_square", ("timing", "operator, 14^2 nodes", "rel_l2"), ".1e"),
     ("by a sparse factorisation", "greens_square", ("timing", "sparse LU", "seconds"), ".3f"),
     ("of that second-order scheme", "greens_square", ("timing", "sparse LU", "rel_l2"), ".1e"),
+    ("that vary over the square", "greens_variable-square", ("fields", "rel_l2"), ".1e"),
     ("inflow of waves", "radiative_transfer_paper", ("eps 1, waves", "rel_l2"), ".1e"),
     ("| ... eps = 0.01 |", "radiative_transfer_paper", ("eps 0.01, waves", "rel_l2"), ".1e"),
     ("reduced to half", "regimes_reduction", ("growth of the error",), ".3f"),

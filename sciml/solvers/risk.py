@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sciml.calculus import jet
 from sciml.domain import Domain, gauss_nodes
@@ -22,7 +22,7 @@ from sciml.solvers.integral import Members
 
 Gap = Callable[[Any, Block], Tensor]
 
-__all__ = ["EnergyRisk", "Gap", "Risk", "mean_weights", "repeated", "volume_rule"]
+__all__ = ["EnergyRisk", "Gap", "Risk", "balanced", "mean_weights", "repeated", "volume_rule"]
 
 
 class Risk(Residuals):
@@ -44,6 +44,27 @@ class Risk(Residuals):
             scale = (self.weights[name] / gap.shape[1] * block.weight).sqrt()
             vectors[name] = (scale[:, None] * gap).T.reshape(-1)
         return vectors
+
+
+def balanced(risk: Risk, network: nn.Module, batch: Batch, generator: torch.Generator, probes: int = 8) -> Risk:
+    """The risk with weights under which all terms pull equally at the parameters, as they are now.
+
+    The weight of another term than the interior is multiplied by tr(J^T J) of the interior over its own, J the Jacobian
+    of the weighted gaps: the balance of the traces of the neural tangent kernel (Wang, Yu and Perdikaris,
+    arXiv:2007.14527), here by Hutchinson's estimate. Where there is no interior, weights stay.
+    """
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    traces = {}
+    for name, vector in risk.vectors(network, batch).items():
+        traces[name] = 0.0
+        for _ in range(probes):
+            signs = 2 * torch.randint(2, vector.shape, generator=generator).to(vector) - 1
+            pulled = torch.autograd.grad(signs @ vector, parameters, retain_graph=True, allow_unused=True)
+            traces[name] += sum(float(g.square().sum()) for g in pulled if g is not None)
+    whole = traces.get("interior")
+    if not whole:
+        return risk
+    return Risk(risk.gaps, {k: w * whole / traces.get(k, whole) for k, w in risk.weights.items()})
 
 
 class EnergyRisk:

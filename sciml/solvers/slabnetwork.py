@@ -29,7 +29,7 @@ from sciml.solution import Solution
 from sciml.solvers.integral import IntegralNetwork, Kernel
 from sciml.solvers.ordinates import DiscreteOrdinates, Inflow, Slab
 from sciml.solvers.quadrature import gauss
-from sciml.solvers.risk import Gap, Risk, mean_weights
+from sciml.solvers.risk import Gap, Risk, balanced, mean_weights
 from sciml.solvers.transport import moment
 from sciml.training import Adam, Stage, fit
 
@@ -52,6 +52,7 @@ class SlabNetwork:
         model: weight of the equation; 0 trains on labels only.
         penalty: weight of the inflow.
         label: weight of the labels.
+        balance: multiply both so that all terms pull equally at the first parameters.
         points: places x per batch, each with all directions; as many labels.
         stages: of the training, first-order ones.
     """
@@ -63,6 +64,7 @@ class SlabNetwork:
     model: float = 1.0
     penalty: float = 10.0
     label: float = 10.0
+    balance: bool = False
     points: int = 8
     stages: Sequence[Stage] = (Adam(2000, lr=3e-3),)
 
@@ -89,7 +91,10 @@ class SlabNetwork:
         kernel = Kernel(dense, v[:, None], weights)
         network = IntegralNetwork(Box([0, -1], [1, 1]), [kernel], [_read(members, v)])
         training = _Training(self, slab, members)
-        history = fit(network, training.risk, training, self.stages, seed=seed)
+        risk = training.risk
+        if self.balance:
+            risk = balanced(risk, network, training(generator), generator)
+        history = fit(network, risk, training, self.stages, seed=seed)
         return TrainedSlab(slab, network, history.seconds, history.status)
 
 

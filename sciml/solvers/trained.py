@@ -29,7 +29,7 @@ from sciml.solvers.differences import FiniteDifference
 from sciml.solvers.integral import IntegralNetwork, Interpolant, Kernel, Members
 from sciml.solvers.members import Data, Family, Function, boundary_of, constant_boundary, values_of
 from sciml.solvers.quadrature import boundary_rule, domain_rule, gauss
-from sciml.solvers.risk import EnergyRisk, Risk, mean_weights, repeated, volume_rule
+from sciml.solvers.risk import EnergyRisk, Risk, balanced, mean_weights, repeated, volume_rule
 from sciml.training import Adam, Stage, fit
 
 __all__ = ["Risk", "Trained", "TrainedKernel", "mean_weights"]
@@ -55,6 +55,7 @@ class Trained:
         model: weight of the equation; 0 trains on labels only.
         penalty: weight of the boundary values, where they are not built in.
         label: weight of the labels.
+        balance: multiply the weights of labels and boundary so that all terms pull equally at the first parameters.
         energy: minimise the energy of a linear elliptic problem instead of its squared residual: the variational form.
         hard: build in a constant boundary value where the domain has a smooth factor.
         points: collocation points per batch.
@@ -75,6 +76,7 @@ class Trained:
     model: float = 1.0
     penalty: float = 100.0
     label: float = 1.0
+    balance: bool = False
     energy: bool = False
     hard: bool = True
     points: int = 64
@@ -147,6 +149,9 @@ class _Training:
             {"interior": equation, "boundary": boundary, "label": label},
             {"interior": options.model, "boundary": options.penalty, "label": options.label},
         )
+        if options.balance and not options.energy:
+            generator = torch.Generator().manual_seed(0)
+            squares = balanced(squares, kernel.network, self(generator).to("cpu", options.dtype), generator)
         self.risk: Objective = squares
         if options.energy:
             self.risk = EnergyRisk(self.problem, self.size, squares, options.model)

@@ -16,7 +16,7 @@ from sciml.optimizers import GaussNewton, sample_jacobian
 from sciml.problems.greens import sines
 from sciml.solvers.integral import IntegralNetwork, Interpolant, Kernel, Members
 from sciml.solvers.quadrature import boundary_rule, domain_rule, gauss
-from sciml.solvers.risk import EnergyRisk, Risk, volume_rule
+from sciml.solvers.risk import EnergyRisk, Risk, balanced, volume_rule
 from sciml.solvers.trained import Trained
 from sciml.training import LBFGS, Adam
 
@@ -205,6 +205,23 @@ def test_the_jacobian_of_the_risk_is_the_derivative_of_its_residual():
     risk.terms(model, batch)["interior"].backward()
     gradient = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
     torch.testing.assert_close(jacobian.T @ r, gradient)
+
+
+def test_balanced_terms_pull_equally():
+    model = network(head=True)
+    risk = Risk(
+        {"interior": lambda field, block: jet(field, block.x).laplacian, "label": lambda field, block: field(block.x)},
+        {"interior": 2.0, "label": 1.0},
+    )
+    x = SQUARE.interior(40)
+    weights = torch.full((40,), 1 / 40, dtype=torch.float64)
+    batch = Batch({"interior": Block(x, weights), "label": Block(x, weights)})
+    traces = []
+    for made in (risk, balanced(risk, model, batch, torch.Generator().manual_seed(0), probes=400)):
+        _, jacobian, rows = sample_jacobian(made.residuals, model, batch)
+        traces.append([float(jacobian[rows[name]].square().sum()) for name in ("interior", "label")])
+    assert traces[0][0] > 10 * traces[0][1] and traces[1][0] == traces[0][0]
+    assert traces[1][1] == pytest.approx(traces[1][0], rel=0.3)
 
 
 def test_the_metric_of_the_energy_is_its_second_variation():
