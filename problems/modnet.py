@@ -129,7 +129,7 @@ class Config:
 
 VARIANTS = {
     "smoke": Config(case="reaction", members=4, labels=(2,), steps=20, width=8, points=8, unseen=2),
-    "paper": Config(members=120, labels=(120,), cells=256, width=24, points=40, steps=500, newton=60),
+    "paper": Config(members=120, labels=(120,), cells=256, width=64, points=40, steps=2000, soap=True, lr=1e-2),
     "reaction": Config(case="reaction", members=60, labels=(60,), width=16, points=30, steps=200, newton=40),
     "ablation_burgers": Config(modes=MODES),
     "ablation_transport": Config(case="transport", modes=MODES, points=8, lr=1e-2),
@@ -224,9 +224,13 @@ def solve(config: Config, made: Family, drawn: dict[str, Function], k: int, cell
 def train(config: Config, made: Family, mode: str, labels: int, run: Any) -> Any:
     """An operator on the equation, on labels, or on both."""
     cells = config.cells or COARSE[config.case]
-    scheme = lambda problem: FiniteDifference(cells, rtol=1e-6).solve(problem)  # noqa: E731
-    if config.case == "reaction":
-        scheme = lambda problem: cubic(COARSE["reaction"], lambda x: -problem.residual(zero, x)[0])  # noqa: E731
+
+    def scheme(problem: Any) -> Function:
+        if config.case == "reaction":
+            return cubic(cells, lambda x: -problem.residual(zero, x)[0])
+        solved: Function = FiniteDifference(cells, rtol=1e-6).solve(problem)
+        return solved
+
     stages: list[Stage] = [(SOAP if config.soap else Adam)(config.steps, lr=config.lr)]
     if config.newton:
         stages.append(GaussNewton(config.newton, resample=10))
