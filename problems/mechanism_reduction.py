@@ -20,10 +20,11 @@ from typing import Any, Literal
 import numpy as np
 
 from sciml.archive import Archive, Store
-from sciml.chemistry.conditions import Burnt, Conditions, FlameSpeed, IgnitionDelay, Metric, StirredReactor
+from sciml.chemistry.conditions import Conditions
 from sciml.chemistry.evaluation import Assembled, Evaluation, error_table, protected
 from sciml.chemistry.graphs import ranking, reaction_ranking, samples
 from sciml.chemistry.mechanism import Mechanism
+from sciml.chemistry.metrics import Burnt, Extinction, FlameSpeed, IgnitionDelay, Metric, StirredReactor
 from sciml.chemistry.reduction import Options, Reduction, greedy, reduce, sensitivity, single_harm, sweep
 from sciml.chemistry.submechanism import write
 from sciml.files import jsonable, write_json
@@ -52,6 +53,7 @@ class Config:
         two_stage: compare the first stage of ignition too.
         reactor: of the ignition delays.
         stirred: relative tolerance of the temperature of a stirred reactor; 0 leaves it out.
+        extinction: relative tolerance of the residence time at which it goes out; 0 leaves it out.
         flame: relative tolerance of the flame speed; 0 leaves it out.
         protect: species that are kept besides those of fuel and oxidiser.
         budget: masks of species that are simulated.
@@ -81,6 +83,7 @@ class Config:
     two_stage: bool = False
     reactor: Literal["constant-pressure", "constant-volume"] = "constant-pressure"
     stirred: float = 0.0
+    extinction: float = 0.0
     flame: float = 0.0
     protect: tuple[str, ...] = ()
     budget: int = 300
@@ -102,9 +105,9 @@ HEPTANE = Config(  # its mechanism does not come with Cantera: CANTERA_DATA name
     temperatures=(1200.0, 1500.0, 1800.0),
     pressures=(1.0, 20.0),
     tolerance=0.25,
-    budget=500,
+    budget=400,
     reactions=0,
-    graphs=("DRG", "DRGEP", "PFA"),
+    graphs=("DRGEP",),
 )
 VARIANTS = {
     "smoke": Config(
@@ -114,6 +117,10 @@ VARIANTS = {
     "gri30": Config(burnt_hot=False, compare=("greedy",)),
     "gri30_hot": Config(),
     "gri30_delay": Config(burnt=0.0, compare=("greedy",)),
+    "gri30_proposers": Config(
+        burnt_hot=False, budget=150, reactions=0, compare=("greedy", "random", "network", "inverse"), graphs=()
+    ),
+    "gri30_flame": Config(burnt_hot=False, stirred=0.1, flame=0.1, compare=(), graphs=("DRGEP",), reactions=0),
     "dodecane": Config(
         mechanism="nDodecane_Reitz.yaml",
         phase="nDodecane_IG",
@@ -121,9 +128,9 @@ VARIANTS = {
         oxidiser="o2:1, n2:3.76",
         temperatures=(1000.0, 1200.0, 1400.0),
         pressures=(1.0, 20.0),
-        budget=500,
+        budget=400,
         reactions=0,
-        graphs=("DRG", "DRGEP", "PFA"),
+        graphs=("DRGEP",),
     ),
     "heptane": HEPTANE,
     "heptane_10": replace(HEPTANE, tolerance=0.1),
@@ -139,8 +146,10 @@ def metrics(config: Config) -> list[Metric]:
     chosen.append(IgnitionDelay(config.tolerance, reactor=config.reactor, two_stage=config.two_stage))
     if config.stirred:
         chosen.append(StirredReactor(config.stirred))
+    if config.extinction:
+        chosen.append(Extinction(config.extinction))
     if config.flame:
-        chosen.append(FlameSpeed(config.flame))
+        chosen.append(FlameSpeed(config.flame, slope=0.12, curve=0.24))
     return chosen
 
 
@@ -316,12 +325,17 @@ def provenance(config: Config, run: Any, evaluate: Evaluation, found: Reduction,
             "pressures (Pa)": np.unique(points[:, 1]).tolist(),
             "equivalence ratios": np.unique(points[:, 2]).tolist(),
         },
-        "metrics": {m.name: jsonable(asdict(m)) for m in evaluate.metrics},  # type: ignore[call-overload]
+        "metrics": {m.name: told(m) for m in evaluate.metrics},
         "species": found.size,
         "reactions": reactions,
         "simulated masks of species": found.simulated,
         "seed": run.seed,
     }
+
+
+def told(metric: Metric) -> dict[str, Any]:
+    """Its options."""
+    return {k: v for k, v in jsonable(asdict(metric)).items() if v is not None}  # type: ignore[call-overload]
 
 
 def report(
@@ -340,7 +354,9 @@ def report(
     errors = [{"points": where, **row} for where, table in tables.items() for row in table]
     front = pareto(evaluate, found)
     write_json(run.path / "front.json", front)
+    beyond = max(row["max"] / row["tolerance"] for row in tables["held out"])
     return {
+        "largest held-out error / tolerance": beyond,
         "species": reduced.n_species,
         "reactions": reduced.n_reactions,
         "names": list(species),

@@ -1,30 +1,18 @@
-"""Under which conditions, and by which quantities, two mechanisms are compared.
-
-`Conditions` is a table of temperature, pressure and equivalence ratio. A metric measures a mechanism there and turns
-two measurements into signed errors, each divided by its tolerance:
-
-    IgnitionDelay     (tau - tau_0) / tau_0                      relative
-    Burnt             T - T_0 in K, and mole fractions, of the equilibrium at constant enthalpy
-    StirredReactor    T - T_0 of a perfectly stirred reactor     relative
-    FlameSpeed        (S_L - S_L0) / S_L0                        relative
-    Profiles          mole fractions along a reactor, relative to each species' largest
-"""
+"""Under which conditions mechanisms are compared: a table of temperature, pressure and equivalence ratio."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 
-from sciml.chemistry.ignition import peak, stages
-from sciml.chemistry.mechanism import CanteraError, Mechanism, Reactor
-from sciml.chemistry.reactors import Integrator
+from sciml.chemistry.mechanism import Mechanism
 
-__all__ = ["Burnt", "Conditions", "FlameSpeed", "IgnitionDelay", "Metric", "Profiles", "StirredReactor"]
+__all__ = ["ATM", "Conditions"]
 
 ATM = 101325.0
 
@@ -105,6 +93,10 @@ class Conditions:
         grid = tuple((float(T), float(p), float(f)) for T, p, f in product(*axes))
         return Conditions(self.fuel, grid, self.oxidiser)
 
+    def at(self, temperature: float) -> Conditions:
+        """The pressures and equivalence ratios of the table at one temperature (K)."""
+        return replace(self, points=tuple(dict.fromkeys((temperature, p, phi) for _, p, phi in self.points)))
+
     def states(self, mechanism: Mechanism) -> np.ndarray:
         """(n, 2+s)."""
         T, p, phi = np.array(self.points).T
@@ -117,281 +109,3 @@ class Conditions:
 
 def _inverse(values: Any) -> np.ndarray:
     return 1.0 / np.asarray(values)
-
-
-class Metric(Protocol):
-    """A quantity by which mechanisms are compared."""
-
-    name: ClassVar[str]
-
-    def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:
-        """(m,) values; inf where there is none. The reference, if given, tells when to give up."""
-        ...
-
-    def errors(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """(m,) signed errors in units of the tolerance."""
-        ...
-
-    def labels(self, conditions: Conditions) -> list[str]:
-        """(m,) names of the values."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Relative:
-    """Signed relative errors."""
-
-    tolerance: float = 0.1
-    unit: ClassVar[str] = "relative"
-
-    def __post_init__(self) -> None:
-        """Check the tolerance."""
-        if not (np.isfinite(self.tolerance) and self.tolerance > 0):
-            raise ValueError(f"tolerance is {self.tolerance}, but must be a positive number")
-
-    def errors(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """(values / reference - 1) / tolerance."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found = (values / reference - 1) / self.tolerance
-        return np.where(np.isfinite(values) & np.isfinite(reference), found, np.inf)
-
-    def labels(self, conditions: Conditions) -> list[str]:
-        """One for each condition."""
-        return [f"{self.name}, {label}" for label in conditions.labels()]  # type: ignore[attr-defined]
-
-
-@dataclass(frozen=True)
-class IgnitionDelay(_Relative):
-    """Time of the largest dT/dt of an adiabatic reactor.
-
-    Attributes:
-        tolerance: relative.
-        reactor: at constant pressure or volume.
-        two_stage: measure the first stage too.
-        rtol: of the integrator; 1e-5 moves delays by about 1e-4, which is what a search needs.
-        atol: of the integrator.
-        patience: a charge that has not ignited after so many delays of the reference has an infinite error, and so
-            have those that follow it.
-    """
-
-    name: ClassVar[str] = "ignition delay"
-    reactor: Reactor = "constant-pressure"
-    two_stage: bool = False
-    rtol: float = 1e-5
-    atol: float = 1e-12
-    patience: float = 3.0
-
-    def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:
-        """Delays (s), of all conditions, then first stages of all conditions if asked for."""
-        engine = Integrator(mechanism, self.reactor, self.rtol, self.atol)
-        states = conditions.states(mechanism)
-        limits = np.full(len(states), 10.0) if reference is None else self.patience * reference[: len(states)]
-        delays = np.full((len(states), 2), np.inf)
-        for row, (state, limit) in enumerate(zip(states, limits, strict=True)):
-            delays[row] = self._delay(engine, mechanism, state, limit)
-            if reference is not None and not np.isfinite(delays[row, 1]):
-                break  # one charge that does not ignite is enough; to wait for the others in vain is dear
-        return delays.T.reshape(-1) if self.two_stage else delays[:, 1]
-
-    def labels(self, conditions: Conditions) -> list[str]:
-        """Delays, then first stages."""
-        main = super().labels(conditions)
-        return main + [f"first stage, {label}" for label in conditions.labels()] if self.two_stage else main
-
-    def _delay(self, engine: Integrator, mechanism: Mechanism, state: np.ndarray, limit: float) -> tuple[float, float]:
-        """(first stage or inf, ignition or inf)."""
-        gas = mechanism.gas
-        try:
-            gas.TPY = state[0], state[1], state[2:]
-            gas.equilibrate("HP" if self.reactor == "constant-pressure" else "UV")
-            rise = gas.T - state[0]
-            engine.start(state)
-            times, temperatures, largest = [0.0], [state[0]], 0.0
-            while times[-1] < limit:
-                times.append(engine.net.step())
-                temperatures.append(gas.T)
-                # slopes of steps: the right-hand side at every step would cost as much as the integration
-                slope = (temperatures[-1] - temperatures[-2]) / (times[-1] - times[-2])
-                largest = max(largest, slope)
-                if temperatures[-1] - state[0] > 0.8 * rise > 0 and slope < 0.05 * largest:
-                    break
-                if len(times) > 20_000:
-                    return np.inf, np.inf
-        except CanteraError:
-            engine.rebuild()
-            return np.inf, np.inf
-        if temperatures[-1] - state[0] < 0.5 * rise or rise < 50:
-            return np.inf, np.inf
-        rates = np.gradient(temperatures, times)
-        if not self.two_stage:
-            return np.inf, peak(times, rates)
-        first, main = stages(times, temperatures, rates)
-        return (first if np.isfinite(first) else main), main
-
-
-@dataclass(frozen=True)
-class Burnt:
-    """Temperature and major products of the equilibrium at constant enthalpy and pressure.
-
-    The cheapest metric, and one that ignition delays cannot replace: without CO2 they can be right and the flame 500 K
-    too cold. Charges at each temperature of the table and at 300 K are burnt.
-
-    Attributes:
-        kelvin: tolerance of the temperature.
-        fraction: tolerance of a product's mole fraction, absolute.
-        products: whose mole fractions are compared; one that a mechanism lacks counts as zero.
-        hot: burn charges at each temperature of the table too, not only at 300 K.
-    """
-
-    name: ClassVar[str] = "burnt"
-    unit: ClassVar[str] = "K, mole fraction"
-    kelvin: float = 10.0
-    fraction: float = 0.005
-    products: tuple[str, ...] = ("CO2", "H2O", "CO")
-    hot: bool = True
-
-    def _charges(self, conditions: Conditions) -> Conditions:
-        cold = tuple(dict.fromkeys((300.0, p, phi) for _, p, phi in conditions.points))
-        points = cold + conditions.points if self.hot else cold
-        return Conditions(conditions.fuel, points, conditions.oxidiser)
-
-    def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:  # noqa: ARG002
-        """Temperatures (K) of all charges, then mole fractions of each product in all of them."""
-        gas, rows = mechanism.gas, []
-        upper = {name.upper(): k for k, name in enumerate(mechanism.species)}
-        where = [upper.get(name.upper()) for name in self.products]
-        for state in self._charges(conditions).states(mechanism):
-            try:
-                gas.TPY = state[0], state[1], state[2:]
-                gas.equilibrate("HP")
-                rows.append([gas.T, *(0.0 if k is None else gas.X[k] for k in where)])
-            except CanteraError:
-                rows.append([np.inf] * (1 + len(where)))
-        return np.array(rows).T.reshape(-1)
-
-    def errors(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """Differences over `kelvin`, then over `fraction`."""
-        n = len(values) // (1 + len(self.products))
-        scale = np.repeat([self.kelvin, self.fraction], [n, len(values) - n])
-        with np.errstate(invalid="ignore"):
-            found = (values - reference) / scale
-        return np.where(np.isfinite(values) & np.isfinite(reference), found, np.inf)
-
-    def labels(self, conditions: Conditions) -> list[str]:
-        """Temperatures, then products."""
-        charges = self._charges(conditions).labels()
-        return [
-            f"{what}, {c}" for what in ("burnt temperature", *(f"burnt {p}" for p in self.products)) for c in charges
-        ]
-
-
-@dataclass(frozen=True)
-class StirredReactor(_Relative):
-    """Temperature of a perfectly stirred reactor fed at 500 K.
-
-    Attributes:
-        tolerance: relative, of the temperature.
-        residence: seconds.
-        inlet: temperature of the feed (K).
-    """
-
-    name: ClassVar[str] = "stirred reactor temperature"
-    residence: float = 1e-3
-    inlet: float = 500.0
-
-    def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:  # noqa: ARG002
-        """Temperatures (K)."""
-        found = []
-        for state in _at(conditions, self.inlet).states(mechanism):
-            result = mechanism.psr(state, self.residence)
-            lit = result.state[0] > self.inlet + 100 if np.all(np.isfinite(result.state)) else False
-            found.append(float(result.state[0]) if lit else np.inf)
-        return np.array(found)
-
-    def labels(self, conditions: Conditions) -> list[str]:
-        """One for each pressure and phi."""
-        return [f"{self.name}, {label}" for label in _at(conditions, self.inlet).labels()]
-
-
-@dataclass(frozen=True)
-class FlameSpeed(_Relative):
-    """Speed of the freely propagating premixed flame; the dearest metric, so it comes last.
-
-    Attributes:
-        tolerance: relative.
-        inlet: temperature of the unburnt gas (K).
-    """
-
-    name: ClassVar[str] = "flame speed"
-    inlet: float = 300.0
-
-    def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:  # noqa: ARG002
-        """Speeds (m/s)."""
-        flames = [mechanism.flame_speed(s) for s in _at(conditions, self.inlet).states(mechanism)]
-        return np.array([f.speed if np.isfinite(f.speed) else np.inf for f in flames])
-
-    def labels(self, conditions: Conditions) -> list[str]:
-        """One for each pressure and phi."""
-        return [f"{self.name}, {label}" for label in _at(conditions, self.inlet).labels()]
-
-
-@dataclass(frozen=True)
-class Profiles:
-    """Mole fractions of species along an adiabatic reactor, at fixed fractions of the reference's ignition delay.
-
-    Attributes:
-        species: those compared.
-        tolerance: relative to each species' largest mole fraction in the reference.
-        delays: times in units of the reference's delay.
-        reactor: at constant pressure or volume.
-    """
-
-    name: ClassVar[str] = "profiles"
-    unit: ClassVar[str] = "relative to the largest"
-    species: tuple[str, ...]
-    tolerance: float = 0.1
-    delays: tuple[float, ...] = (0.25, 0.5, 0.75, 1.5, 3.0)
-    reactor: Reactor = "constant-pressure"
-
-    def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:
-        """The reference's delays, then mole fractions: condition by condition, time by time, species by species."""
-        states = conditions.states(mechanism)
-        if reference is None:
-            delay = IgnitionDelay(reactor=self.reactor).measure(mechanism, conditions, None)
-        else:
-            delay = reference[: len(states)]
-        rows = []
-        for state, tau in zip(states, delay, strict=True):
-            try:
-                path = mechanism.trajectory(
-                    state, tau * np.array(self.delays), reactor=self.reactor, rtol=1e-6, atol=1e-13
-                )
-                moles = path[:, 2:] / mechanism.molar_masses
-                X = moles / moles.sum(1, keepdims=True)
-                rows.append(X[:, [mechanism.index(s) for s in self.species]].reshape(-1))
-            except (CanteraError, RuntimeError, ValueError):
-                rows.append(np.full(len(self.delays) * len(self.species), np.inf))
-        return np.concatenate([delay, *rows])
-
-    def errors(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """Differences over the largest mole fraction of the species in the reference; the delays count nothing."""
-        per = len(self.delays) * len(self.species)
-        n = len(reference) // (per + 1)
-        shape = (n, len(self.delays), len(self.species))
-        found, expected = values[n:].reshape(shape), reference[n:].reshape(shape)
-        with np.errstate(invalid="ignore"):
-            scaled = (found - expected) / (self.tolerance * expected.max((0, 1)))
-        scaled = np.where(np.isfinite(found), scaled, np.inf)
-        return np.concatenate([np.zeros(n), scaled.reshape(-1)])
-
-    def labels(self, conditions: Conditions) -> list[str]:
-        """As the values."""
-        names = [f"{s} at {d:g} delays" for d in self.delays for s in self.species]
-        where = conditions.labels()
-        return [f"delay, {c}" for c in where] + [f"{name}, {c}" for c in where for name in names]
-
-
-def _at(conditions: Conditions, temperature: float) -> Conditions:
-    """The pressures and equivalence ratios of a table at one temperature."""
-    points = tuple(dict.fromkeys((temperature, p, phi) for _, p, phi in conditions.points))
-    return Conditions(conditions.fuel, points, conditions.oxidiser)

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from sciml.chemistry.conditions import Burnt, Conditions, IgnitionDelay, Metric
+from sciml.chemistry.conditions import Conditions
 from sciml.chemistry.mechanism import CanteraError, Mechanism
+from sciml.chemistry.metrics import Burnt, FlameSpeed, IgnitionDelay, Metric
 from sciml.chemistry.submechanism import Parts
 
 __all__ = ["Assembled", "Evaluation", "error_table", "protected"]
@@ -76,7 +77,8 @@ class Evaluation:
         self.mechanism, self.conditions, self.metrics = mechanism, conditions, tuple(metrics)
         self.reject, self.species = reject, species
         conditions.states(mechanism)  # refuses a fuel or a state that the mechanism does not have
-        self.reference = [m.measure(mechanism, conditions, None) for m in self.metrics]
+        self._started = [m.started(mechanism, conditions) if isinstance(m, FlameSpeed) else m for m in self.metrics]
+        self.reference = [m.measure(mechanism, conditions, None) for m in self._started]
         for metric, values in zip(self.metrics, self.reference, strict=True):
             bad = np.flatnonzero(~np.isfinite(values))
             if len(bad):
@@ -156,7 +158,7 @@ class Evaluation:
         except (CanteraError, ValueError):
             reduced = None  # nothing left that reacts
         found: list[np.ndarray] = []
-        for metric, reference in zip(self.metrics, self.reference, strict=True):
+        for metric, reference in zip(self._started, self.reference, strict=True):
             if found and np.nanmax(np.abs(found[-1])) > self.reject:
                 found += [np.full(len(r), np.nan) for r in self.reference[len(found) :]]
                 break
@@ -178,7 +180,7 @@ def error_table(
     stirred reactors and flames, a difference for burnt temperature (K) and mole fractions. Errors are in these units.
 
     Returns:
-        Rows with metric, unit, mean, max, signed mean, the number of conditions, and where the largest error is.
+        Rows with metric, definition, mean, max, signed mean, the number of conditions, and where the largest error is.
     """
     rows = []
     for metric in metrics:
@@ -199,6 +201,7 @@ def error_table(
             rows.append(
                 {
                     "metric": name,
+                    "definition": metric.definition,
                     "mean": float(np.abs(found).mean()),
                     "max": float(np.abs(found).max()),
                     "signed mean": float(found.mean()),

@@ -59,6 +59,7 @@ def flame_speed(
     curve: float = 0.12,
     ratio: float = 3.0,
     transport: str | None = None,
+    start: Flame | None = None,
 ) -> Flame:
     """The speed and the profiles of a freely propagating flame.
 
@@ -70,6 +71,7 @@ def flame_speed(
         curve: the same for the profile's slope.
         ratio: largest ratio of neighbouring cells.
         transport: `"mixture-averaged"`, `"multicomponent"` or `"unity-Lewis-number"`; the mechanism's when None.
+        start: a flame of the same species; its grid is kept as it is and its profiles are the guess, in one attempt.
 
     Raises:
         ValueError: for a bad state or option, or a mechanism without transport data.
@@ -88,6 +90,11 @@ def flame_speed(
     attempts: list[str] = []
     reason = ""
     try:
+        if start is not None:
+            try:
+                return _record(_continued(gas, inlet, start, wanted), inlet, [f"from {len(start.grid)} points"])
+            except CanteraError as error:
+                return _none(inlet, sentence(error), ["from a start"])
         for scale, simple in ((1.0, False), (3.0, False), (0.3, False), (1.0, True), (10.0, True)):
             said = f"width {width * scale:g} m" + (", unity Lewis numbers first" if simple else "")
             try:
@@ -100,10 +107,29 @@ def flame_speed(
             return _record(flame, inlet, attempts)
     finally:
         gas.transport_model = kept
+    return _none(inlet, reason, attempts)
+
+
+def _none(inlet: Array, reason: str, attempts: list[str]) -> Flame:
     nothing = np.empty((0, len(inlet)))
     empty = nothing[:, 0]
     said = f"no attempt of {len(attempts)} succeeded: {reason}"
     return Flame(np.nan, np.nan, empty, empty, nothing[:, 2:], nothing, empty, said, tuple(attempts))
+
+
+def _continued(gas: Any, inlet: Array, start: Flame, wanted: str) -> Any:
+    gas.TPY = inlet[0], inlet[1], inlet[2:]
+    gas.transport_model = wanted
+    flame = free_flame(gas, start.grid)
+    flame.inlet.mdot = start.velocity[0] * gas.density
+    flame.set_initial_guess()
+    where = (start.grid - start.grid[0]) / np.ptp(start.grid)
+    profiles = {"T": start.T, "velocity": start.velocity, **dict(zip(gas.species_names, start.Y.T, strict=True))}
+    for name, values in profiles.items():
+        flame.flame.set_profile(name, where, values)
+    flame.fixed_temperature = start.T[np.flatnonzero(start.T < 0.75 * start.T[0] + 0.25 * start.T[-1])[-1]]
+    flame.solve(loglevel=0, refine_grid=False, auto=False)
+    return _lit(flame, inlet)
 
 
 def _solve(gas: Any, inlet: Array, width: float, fine: dict[str, float], wanted: str, simple: bool) -> Any:
@@ -117,6 +143,10 @@ def _solve(gas: Any, inlet: Array, width: float, fine: dict[str, float], wanted:
     flame.solve(loglevel=0, auto=not simple)
     flame.set_refine_criteria(**fine)
     flame.solve(loglevel=0, auto=False)
+    return _lit(flame, inlet)
+
+
+def _lit(flame: Any, inlet: Array) -> Any:
     if not flame.velocity[0] > 0 or flame.T[-1] < inlet[0] + 100:
         raise CanteraError("the flame went out")
     return flame

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sciml.chemistry.conditions import Burnt, Conditions, IgnitionDelay
+from sciml.chemistry.conditions import Conditions
 from sciml.chemistry.evaluation import error_table
 from sciml.chemistry.mechanism import Mechanism
+from sciml.chemistry.metrics import Burnt, IgnitionDelay
 
 DATA = Path(__file__).parents[2] / "data"
 

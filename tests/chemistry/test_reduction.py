@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from sciml.archive import Store
-from sciml.chemistry.conditions import Burnt, Conditions, IgnitionDelay, Profiles, StirredReactor
+from sciml.chemistry.conditions import Conditions
 from sciml.chemistry.evaluation import Evaluation, error_table, protected
 from sciml.chemistry.graphs import ranking, samples
 from sciml.chemistry.mechanism import Mechanism
+from sciml.chemistry.metrics import Burnt, IgnitionDelay, Profiles, StirredReactor
 from sciml.chemistry.reduction import Options, count, greedy, reduce, sensitivity, single_harm, sweep
 from sciml.chemistry.submechanism import submechanism
 from sciml.search import Model

@@ -3,14 +3,16 @@
 import os
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 
 from sciml.archive import Archive, Store
-from sciml.chemistry.conditions import Conditions, IgnitionDelay
+from sciml.chemistry.conditions import Conditions
 from sciml.chemistry.evaluation import Evaluation
 from sciml.chemistry.mechanism import Mechanism
+from sciml.chemistry.metrics import IgnitionDelay
 from sciml.search import simulate_all
 
 DESIGNS = np.ones((6, 10)) - np.eye(10)[4:]
@@ -21,7 +23,15 @@ def evaluate():
     return Evaluation(Mechanism("h2o2.yaml"), Conditions.grid("H2", [1200.0], [1.0], [1.0]), [IgnitionDelay()])
 
 
-def test_a_dask_cluster_simulates_as_this_process_does(evaluate, tmp_path):
+def deadly_once(folder, design):
+    """Kills its own process the first time that it is asked for one of the designs."""
+    if design[5] == 0 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(design.sum()), np.array([0.5])
+
+
+def test_a_dask_cluster_simulates_as_this_process_does_and_survives_a_killed_worker(evaluate, tmp_path):
     distributed = pytest.importorskip("distributed")
     here, there = Archive.empty(10, 1), Archive.empty(10, 1)
     simulate_all(evaluate, DESIGNS, here)
@@ -31,8 +41,11 @@ def test_a_dask_cluster_simulates_as_this_process_does(evaluate, tmp_path):
         distributed.Client(cluster) as client,
     ):
         simulate_all(evaluate, DESIGNS, there, client, None, store)
+        survived = Archive.empty(10, 1)
+        simulate_all(partial(deadly_once, tmp_path), DESIGNS, survived, client)
     np.testing.assert_allclose(here.errors, there.errors, rtol=1e-9, atol=1e-9)
     assert len(store) == len(DESIGNS)
+    assert (tmp_path / "died").exists() and (survived.errors == 0.5).all()
 
 
 def deadly(design):

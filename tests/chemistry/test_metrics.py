@@ -1,0 +1,129 @@
+"""The metrics of mechanism reduction beside reactors and flames that are built here with Cantera alone."""
+
+import cantera as ct
+import numpy as np
+import pytest
+
+from sciml.chemistry.conditions import Conditions
+from sciml.chemistry.evaluation import Assembled, Evaluation
+from sciml.chemistry.mechanism import Mechanism
+from sciml.chemistry.metrics import Burnt, Extinction, FlameSpeed, IgnitionDelay, Profiles, StirredReactor
+from sciml.chemistry.submechanism import Parts
+
+TABLE = Conditions.grid("H2", [1200.0], [1.0], [0.5])
+FEW = ("H2", "H", "O", "O2", "OH", "H2O", "HO2", "N2")
+
+
+@pytest.fixture(scope="module")
+def hydrogen():
+    return Mechanism("h2o2.yaml")
+
+
+@pytest.fixture(scope="module")
+def part(hydrogen):
+    parts = Parts(hydrogen)
+    return Assembled(parts.assemble(parts.mask(FEW)))
+
+
+@pytest.fixture(scope="module")
+def dead(hydrogen):
+    """Without H nothing burns."""
+    parts = Parts(hydrogen)
+    return Assembled(parts.assemble(~parts.mask(["H"])))
+
+
+def gas_of(mechanism, T):
+    gas = ct.Solution(thermo="ideal-gas", kinetics="gas", transport_model="mixture-averaged",
+                      species=mechanism.gas.species(), reactions=mechanism.gas.reactions())  # fmt: skip
+    gas.TP = T, ct.one_atm
+    gas.set_equivalence_ratio(0.5, "H2", "O2:1, N2:3.76")
+    return gas
+
+
+def stirred(mechanism, time, inlet=500.0):
+    """Temperature of a reactor of constant volume with a valve, after its residence time was shortened to `time`."""
+    gas = gas_of(mechanism, inlet)
+    feed, exhaust = ct.Reservoir(gas, clone=True), ct.Reservoir(gas, clone=True)
+    gas.equilibrate("HP")
+    reactor = ct.IdealGasReactor(gas, clone=True)
+    now = [0.0]
+    inflow = ct.MassFlowController(feed, reactor, mdot=lambda t: reactor.mass / now[0])
+    ct.PressureController(reactor, exhaust, primary=inflow, K=0.1)
+    net = ct.ReactorNet([reactor])
+    end = 0.0
+    for factor in (8, 4, 2, 1.4, 1.2, 1.1, 1):
+        now[0] = factor * time
+        end += 100 * now[0]
+        net.reinitialize()
+        net.advance(end)
+    return reactor.T
+
+
+def test_stirred_reactors_are_those_of_cantera(hydrogen, part):
+    metric = StirredReactor(residence=2e-4)
+    full, less = (metric.measure(m, TABLE, None) for m in (hydrogen, part))
+    expected = [stirred(m, 2e-4) for m in (hydrogen, part)]
+    assert full == pytest.approx(expected[0], rel=1e-3) and less == pytest.approx(expected[1], rel=1e-3)
+    assert metric.errors(less, full) == pytest.approx(10 * (expected[1] / expected[0] - 1), abs=0.01)
+
+
+def test_reactors_burn_just_above_the_extinction_time_and_not_below(hydrogen, part):
+    metric = Extinction()
+    reference = metric.measure(hydrogen, TABLE, None)
+    for mechanism, given in ((hydrogen, None), (part, reference)):
+        time = metric.measure(mechanism, TABLE, given)[0]
+        assert stirred(mechanism, 1.03 * time) > 1000 and stirred(mechanism, 0.97 * time) < 510
+
+
+def test_flame_speeds_are_those_of_cantera_from_their_own_start(hydrogen, part):
+    metric = FlameSpeed(slope=0.1, curve=0.2)
+    started = metric.started(hydrogen, TABLE)
+    full = started.measure(hydrogen, TABLE, None)
+    less = started.measure(part, TABLE, full)
+    expected = []
+    for mechanism in (hydrogen, part):
+        flame = ct.FreeFlame(gas_of(mechanism, 300.0), width=0.03)
+        flame.set_refine_criteria(ratio=3, slope=0.1, curve=0.2)
+        flame.solve(loglevel=0, auto=True)
+        expected.append(flame.velocity[0])
+    assert full == pytest.approx(expected[0], rel=0.03) and less == pytest.approx(expected[1], rel=0.03)
+    assert metric.errors(less, full) == pytest.approx(10 * (expected[1] / expected[0] - 1), abs=0.15)
+
+
+def test_profiles_are_those_of_cantera(hydrogen, part):
+    metric = Profiles(("H2O", "OH"), delays=(0.9, 1.1, 2.0))
+    full = metric.measure(hydrogen, TABLE, None)
+    less = metric.measure(part, TABLE, full)
+    shapes = []
+    for mechanism in (hydrogen, part):
+        gas = gas_of(mechanism, 1200.0)
+        reactor = ct.IdealGasConstPressureReactor(gas, clone=False)
+        net = ct.ReactorNet([reactor])
+        net.rtol, net.atol = 1e-9, 1e-15
+        rows = []
+        for factor in metric.delays:
+            net.advance(factor * full[0])
+            rows.append(gas["H2O", "OH"].X)
+        shapes.append(np.array(rows))
+    scaled = (shapes[1] - shapes[0]) / (0.1 * shapes[0].max(0))
+    assert metric.errors(less, full)[1:] == pytest.approx(scaled.reshape(-1), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        IgnitionDelay(),
+        StirredReactor(),
+        Extinction(),
+        FlameSpeed(slope=0.3, curve=0.4),
+        Profiles(("H2O",), delays=(1.1,)),
+    ],
+)
+def test_what_does_not_burn_has_errors_out_of_tolerance_and_nothing_raises(hydrogen, dead, metric):
+    evaluate = Evaluation(hydrogen, TABLE, [metric])
+    errors = evaluate(np.array([float(s != "H") for s in hydrogen.species]))[1]
+    assert np.nanmax(np.abs(errors)) > 2
+    if not isinstance(metric, Profiles):
+        assert np.isinf(errors).all()
+    assert np.abs(evaluate(np.ones(hydrogen.n_species))[1]).max() < 0.05
+    assert np.isfinite(Burnt().measure(dead, TABLE, None)).all()
