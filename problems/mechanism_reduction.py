@@ -98,6 +98,18 @@ class Config:
     chemkin: bool = True
 
 
+DODECANE = Config(
+    mechanism="nDodecane_Reitz.yaml",
+    phase="nDodecane_IG",
+    fuel="c12h26",
+    oxidiser="o2:1, n2:3.76",
+    temperatures=(1000.0, 1200.0, 1400.0),
+    pressures=(1.0, 20.0),
+    budget=500,
+    reactions=0,
+    compare=(),
+    graphs=("DRGEP",),
+)
 HEPTANE = Config(  # its mechanism does not come with Cantera: CANTERA_DATA names its folder
     mechanism="nc7h16_chaos_dryer_116sp.yaml",
     fuel="nc7h16",
@@ -105,8 +117,9 @@ HEPTANE = Config(  # its mechanism does not come with Cantera: CANTERA_DATA name
     temperatures=(1200.0, 1500.0, 1800.0),
     pressures=(1.0, 20.0),
     tolerance=0.25,
-    budget=400,
+    budget=500,
     reactions=0,
+    compare=(),
     graphs=("DRGEP",),
 )
 VARIANTS = {
@@ -120,19 +133,11 @@ VARIANTS = {
     "gri30_proposers": Config(
         burnt_hot=False, budget=150, reactions=0, compare=("greedy", "random", "network", "inverse"), graphs=()
     ),
+    "dodecane": DODECANE,
+    "dodecane_proposers": replace(DODECANE, budget=400, compare=("greedy", "random")),
     "gri30_flame": Config(burnt_hot=False, stirred=0.1, flame=0.1, compare=(), graphs=("DRGEP",), reactions=0),
-    "dodecane": Config(
-        mechanism="nDodecane_Reitz.yaml",
-        phase="nDodecane_IG",
-        fuel="c12h26",
-        oxidiser="o2:1, n2:3.76",
-        temperatures=(1000.0, 1200.0, 1400.0),
-        pressures=(1.0, 20.0),
-        budget=400,
-        reactions=0,
-        graphs=("DRGEP",),
-    ),
     "heptane": HEPTANE,
+    "heptane_proposers": replace(HEPTANE, budget=400, compare=("greedy", "random")),
     "heptane_10": replace(HEPTANE, tolerance=0.1),
     "heptane_1atm": replace(HEPTANE, tolerance=0.1, pressures=(1.0,), phis=(0.6, 0.9, 1.2)),
 }
