@@ -166,7 +166,7 @@ VARIANTS = {
     "square": Config(many=1000),
     "plain": Config(kernel="plain", cells=20),
     "symmetric": Config(kernel="symmetric", cells=20),
-    "peers": Config(members=50, peers=tuple(PEERS), budget=20.0),
+    "peers": Config(members=50, peers=tuple(PEERS), budget=40.0),
     "plate": Config(case="plate", members=1, cells=20),
     "cube": Config(case="cube", cells=64),
     "variable-line": Config(case="variable-line", cells=4096),
