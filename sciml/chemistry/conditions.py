@@ -93,9 +93,10 @@ class Conditions:
         grid = tuple((float(T), float(p), float(f)) for T, p, f in product(*axes))
         return Conditions(self.fuel, grid, self.oxidiser)
 
-    def at(self, temperature: float) -> Conditions:
-        """The pressures and equivalence ratios of the table at one temperature (K)."""
-        return replace(self, points=tuple(dict.fromkeys((temperature, p, phi) for _, p, phi in self.points)))
+    def at(self, temperature: float, phis: tuple[float, float] = (0.0, np.inf)) -> Conditions:
+        """The pressures, and the equivalence ratios that lie in a range, at one temperature (K)."""
+        chosen = (p for p in self.points if phis[0] <= p[2] <= phis[1])
+        return replace(self, points=tuple(dict.fromkeys((temperature, p, phi) for _, p, phi in chosen)))
 
     def states(self, mechanism: Mechanism) -> np.ndarray:
         """(n, 2+s)."""

@@ -203,16 +203,18 @@ class StirredReactor(_Relative):
         tolerance: relative, of the temperature.
         residence: seconds.
         inlet: temperature of the feed (K).
+        phis: range of the equivalence ratios of the table at which it is measured.
     """
 
     name: ClassVar[str] = "stirred reactor temperature"
     residence: float = 1e-3
     inlet: float = 500.0
+    phis: tuple[float, float] = (0.0, np.inf)
 
     def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:  # noqa: ARG002
         """Temperatures (K)."""
         found = []
-        for state in conditions.at(self.inlet).states(mechanism):
+        for state in conditions.at(self.inlet, self.phis).states(mechanism):
             result = mechanism.psr(state, self.residence)
             lit = result.state[0] > self.inlet + 100 if np.all(np.isfinite(result.state)) else False
             found.append(float(result.state[0]) if lit else np.inf)
@@ -220,7 +222,7 @@ class StirredReactor(_Relative):
 
     def labels(self, conditions: Conditions) -> list[str]:
         """One for each pressure and phi."""
-        return [f"{self.name}, {label}" for label in conditions.at(self.inlet).labels()]
+        return [f"{self.name}, {label}" for label in conditions.at(self.inlet, self.phis).labels()]
 
 
 @dataclass(frozen=True)
@@ -230,18 +232,20 @@ class Extinction(_Relative):
     Attributes:
         tolerance: relative.
         inlet: temperature of the feed (K).
+        phis: range of the equivalence ratios of the table at which it is measured.
         resolution: relative width of the interval in which the turning point is enclosed.
         patience: a reactor that does not burn at so many times the reference has an infinite error.
     """
 
     name: ClassVar[str] = "extinction time"
     inlet: float = 500.0
+    phis: tuple[float, float] = (0.0, np.inf)
     resolution: float = 0.01
     patience: float = 4.0
 
     def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:
         """Residence times (s)."""
-        states = conditions.at(self.inlet).states(mechanism)
+        states = conditions.at(self.inlet, self.phis).states(mechanism)
         longest = np.full(len(states), 0.1) if reference is None else self.patience * reference
         times = []
         for state, first in zip(states, longest, strict=True):
@@ -251,7 +255,7 @@ class Extinction(_Relative):
 
     def labels(self, conditions: Conditions) -> list[str]:
         """One for each pressure and phi."""
-        return [f"{self.name}, {label}" for label in conditions.at(self.inlet).labels()]
+        return [f"{self.name}, {label}" for label in conditions.at(self.inlet, self.phis).labels()]
 
 
 @dataclass(frozen=True)
@@ -261,6 +265,7 @@ class FlameSpeed(_Relative):
     Attributes:
         tolerance: relative.
         inlet: temperature of the unburnt gas (K).
+        phis: range of the equivalence ratios of the table at which it is measured.
         slope: largest change between neighbouring points.
         curve: the same for slopes.
         parents: flames of the full mechanism and its species. Parts of it start from them on the same grid, which
@@ -269,6 +274,7 @@ class FlameSpeed(_Relative):
 
     name: ClassVar[str] = "flame speed"
     inlet: float = 300.0
+    phis: tuple[float, float] = (0.0, np.inf)
     slope: float = 0.06
     curve: float = 0.12
     parents: tuple[tuple[Flame, ...], tuple[str, ...]] | None = None
@@ -279,7 +285,7 @@ class FlameSpeed(_Relative):
 
     def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:
         """Speeds (m/s)."""
-        speeds = np.full(len(conditions.at(self.inlet).points), np.inf)
+        speeds = np.full(len(conditions.at(self.inlet, self.phis).points), np.inf)
         for row, flame in enumerate(self._flames(mechanism, conditions)):
             if np.isfinite(flame.speed):
                 speeds[row] = flame.speed
@@ -290,7 +296,7 @@ class FlameSpeed(_Relative):
     def _flames(self, mechanism: Mechanism, conditions: Conditions) -> Iterator[Flame]:
         flames, species = self.parents or ((), ())
         here = [species.index(name) for name in mechanism.species] if flames else []
-        for row, state in enumerate(conditions.at(self.inlet).states(mechanism)):
+        for row, state in enumerate(conditions.at(self.inlet, self.phis).states(mechanism)):
             start = None
             if flames:
                 Y = flames[row].Y[:, here]
@@ -299,7 +305,7 @@ class FlameSpeed(_Relative):
 
     def labels(self, conditions: Conditions) -> list[str]:
         """One for each pressure and phi."""
-        return [f"{self.name}, {label}" for label in conditions.at(self.inlet).labels()]
+        return [f"{self.name}, {label}" for label in conditions.at(self.inlet, self.phis).labels()]
 
 
 @dataclass(frozen=True)
