@@ -20,7 +20,7 @@ import numpy as np
 from sciml.chemistry import accuracy, labels
 from sciml.chemistry.hybrid import limits
 from sciml.chemistry.mechanism import Mechanism
-from sciml.chemistry.recipe import Sampling, Training, draw, grid_of, train
+from sciml.chemistry.recipe import Drawn, Sampling, Training, draw, grid_of, train
 from sciml.chemistry.sampling import Ranges
 from sciml.chemistry.surrogate import Surrogate
 from sciml.problems._combustion_ablation import Trial, table  # type: ignore[import-not-found]
@@ -35,8 +35,8 @@ class Config:
     """Options of a run.
 
     Attributes:
-        task: train and measure a surrogate, show an ignition, measure speed, burn a flame with it, or train every mix
-            of transform and samples in the plain way.
+        task: train and measure a surrogate, show an ignition, measure speed, burn a flame with it, train every mix of
+            transform and samples in the plain way, or measure what a second process that labels brings.
         mechanism: a path, or a name that Cantera finds.
         fuel: by moles.
         oxidiser: by moles.
@@ -55,11 +55,11 @@ class Config:
         rest: steps from equilibrium, which must stay.
         workers: processes that label; 0 is this one.
         cells: across the front of a flame.
-        lengths: of its own thickness that a flame burns through.
+        lengths: of its own thickness that a flame burns through; 0 for no flame.
         surrogate: the file of a trained one; empty takes the package's, or trains.
     """
 
-    task: Literal["surrogate", "demo", "speed", "flame", "ablation"] = "surrogate"
+    task: Literal["surrogate", "demo", "speed", "flame", "ablation", "workers"] = "surrogate"
     mechanism: str = "h2o2.yaml"
     fuel: str = "H2"
     oxidiser: str = "O2:1, N2:3.76"
@@ -86,9 +86,10 @@ _QUICK = {
     "sampling": Sampling(states=600, ignitions=4, flames=0),
     "training": Training(widths=(32, 32), steps=200, batch=256, tuning=3),
 }
+_ROBUST = ("manifold", "perturbed", "perturbed", "nearby")  # twice as many: there are more ways to perturb
 VARIANTS = {
     "paper": Config(workers=2),
-    "smoke": Config(**_QUICK, length=3, grid=(2, 1), perturbations=2, long=50, rest=50),  # type: ignore[arg-type]
+    "smoke": Config(**_QUICK, length=3, grid=(2, 1), perturbations=2, long=50, rest=50, lengths=0),  # type: ignore[arg-type]
     "demo": Config(
         task="demo",
         sampling=Sampling(states=8000, ignitions=25, flames=0),
@@ -97,26 +98,27 @@ VARIANTS = {
     "h2": Config(workers=2),
     "speed": Config(task="speed"),
     "flame": Config(task="flame", workers=2),
+    "workers": Config(task="workers", sampling=Sampling(flames=0)),
     "ablation": Config(
         task="ablation",
-        sampling=Sampling(states=12000, ignitions=60, flames=0),
-        training=Training(steps=3000, batch=1024),
+        sampling=Sampling(states=9000, ignitions=60, flames=0),
+        training=Training(steps=2000, batch=1024),
         perturbations=20,
     ),
     "drm19": Config(
         mechanism="ch4_drm19_21sp.yaml",
         fuel="CH4",
         temperatures=(1300.0, 1900.0),
-        sampling=Sampling(states=90000),
-        training=Training(widths=(96, 96, 96), steps=60000, batch=2048),
+        sampling=Sampling(_ROBUST, states=64000),
+        lengths=1.0,
         workers=2,
     ),
     "gri30": Config(
         mechanism="gri30.yaml",
         fuel="CH4",
         temperatures=(1300.0, 1900.0),
-        sampling=Sampling(states=60000, flames=2),
-        training=Training(widths=(128, 128, 128)),
+        sampling=Sampling(_ROBUST, states=50000, flames=2),
+        lengths=0,
         workers=2,
     ),
     "dme": Config(
@@ -126,8 +128,8 @@ VARIANTS = {
         pressures=(30.0, 50.0),
         phis=(0.7, 1.5),
         sampling=Sampling(states=60000, flames=0),
-        training=Training(widths=(128, 128, 128)),
         two_stage=True,
+        lengths=0,
         workers=2,
     ),
 }
@@ -143,7 +145,14 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     """Carry out the task."""
     mechanism = Mechanism(config.mechanism)
     ranges_from(config).charges(mechanism, 1, np.random.default_rng(0))  # refuses a fuel that is not there, early
-    tasks = {"surrogate": measured, "demo": demonstrated, "speed": timed, "flame": burning, "ablation": ablated}
+    tasks = {
+        "surrogate": measured,
+        "demo": demonstrated,
+        "speed": timed,
+        "flame": burning,
+        "ablation": ablated,
+        "workers": shared,
+    }
     return tasks[config.task](config, run, mechanism)
 
 
@@ -167,7 +176,7 @@ def trained(config: Config, run: Run, mechanism: Mechanism) -> tuple[Surrogate, 
     if path.exists():
         dataset = labels.Dataset.load(path)
     else:
-        drawn = draw(mechanism, ranges_from(config), config.sampling, run.seed)
+        drawn = drawn_once(config, run, mechanism)
         print(f"{len(drawn.samples)} states drawn in {clock.lap('sampling'):.1f} s", flush=True)
         options: dict[str, Any] = {"reactor": config.reactor, "workers": config.workers, "seed": run.seed}
         dataset = labels.label(
@@ -187,6 +196,14 @@ def trained(config: Config, run: Run, mechanism: Mechanism) -> tuple[Surrogate, 
         "label audit, worst": audit.worst,
         "label audit, median": audit.median,
     }
+
+
+def drawn_once(config: Config, run: Run, mechanism: Mechanism) -> Drawn:
+    """The states of this run: those of its file, if it was interrupted after they were drawn."""
+    path = run.path / "states.h5"
+    if not path.exists():
+        draw(mechanism, ranges_from(config), config.sampling, run.seed).save(path)
+    return Drawn.load(path)
 
 
 class Clock:
@@ -224,6 +241,7 @@ def measured(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
     run.array("charges", charges)
     run.array("delays", np.column_stack([found.exact, found.found]))
     names = dict.fromkeys(row["species"] for row in scales)
+    flame = burnt(config, run, mechanism, model) if config.lengths else {}
     metrics = {
         **found.summary(),
         "speed-up, largest batch": steps[-2]["speed-up"],
@@ -233,6 +251,7 @@ def measured(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
         **accuracy.stability(model, charges, config.long),
         **{f"equilibrium: {k}": v for k, v in accuracy.fixed_point(model, mechanism, charges[:3], config.rest).items()},
         **{f"hybrid: {k}": v for k, v in limits(model, mechanism, test[0]).items()},
+        **{f"flame: {k}": v for k, v in flame.items() if k != "table"},
     }
     by_batch = {f"batch {row['batch']}, rtol {row['rtol']:g}": row for row in steps}
     by_species = {name: {f"1e{r['decade']}": r["relative"] for r in scales if r["species"] == name} for name in names}
@@ -286,15 +305,39 @@ def timed(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
 def burning(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
     """A stoichiometric flame at 300 K, by CVODE, the surrogate and both."""
     model, cost = obtained(config, run, mechanism)
+    return {**burnt(config, run, mechanism, model), **cost}
+
+
+def burnt(config: Config, run: Run, mechanism: Mechanism, model: Surrogate) -> dict[str, Any]:
+    """What that flame does."""
     T = max(300.0, mechanism.temperature_range[0])
     inlet = mechanism.state(T, ATM * config.pressures[0], config.fuel, config.oxidiser, 1.0)
-    return {**compare(run, mechanism, model, inlet, config.cells, config.lengths), **cost}
+    return compare(run, mechanism, model, inlet, config.cells, config.lengths)
 
 
 def ablated(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
     """Every transform on every kind of samples."""
-    trial = Trial(config.training.widths, config.training.steps, config.training.batch)
+    widths = config.training.layers(len(mechanism.reactive))
+    trial = Trial(widths, config.training.steps, config.training.batch)
     return table(run, mechanism, ranges_from(config), config.sampling, config.dt, trial, config.perturbations)
+
+
+def shared(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
+    """Wall time of the same labels, and whether they are the same, by one process and by two."""
+    drawn, clock = draw(mechanism, ranges_from(config), config.sampling, run.seed), Clock()
+    made = []
+    for workers in (1, 2):
+        made.append(
+            labels.label(mechanism, drawn.samples, run.path / "labels.h5", config.dt, config.length, workers=workers)
+        )
+        clock.lap(f"{workers} workers")
+    one, two = clock.laps.values()
+    return {
+        "states": len(drawn.samples),
+        "seconds": clock.laps,
+        "speed-up of two": one / two,
+        "largest difference": float(np.abs(made[0].windows - made[1].windows).max()),
+    }
 
 
 # ------------------------------------------------------------------ figures

@@ -21,6 +21,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from sciml.flowmap import FlowMap
+from sciml.optimizers import SOAP
 from sciml.results import Run
 from sciml.training import Adam
 
@@ -36,9 +37,9 @@ class Config:
         samples: initial states of the evolution.
         length: consecutive states that each brings.
         widths: neurons of the hidden layers.
-        steps: of Adam on pairs.
+        steps: of SOAP on pairs.
         tuning: of Adam on rollouts over `length` steps; 0 for none.
-        lr: learning rate.
+        lr: learning rate of SOAP; Adam takes a fiftieth of it.
         batch: rows per step.
         spread: of the random states around trajectories: factors exp(spread U(-1, 1)), or shares of each range.
         general: power of the generalised Box-Cox transform of increments; 0 for none.
@@ -50,7 +51,7 @@ class Config:
     widths: tuple[int, ...] = (64, 64)
     steps: int = 6000
     tuning: int = 300
-    lr: float = 2e-3
+    lr: float = 1e-2
     batch: int = 1024
     spread: float = 0.3
     general: float = 0.0
@@ -202,9 +203,9 @@ def train(system: System, config: Config, seed: int) -> FlowMap:
         system.dt if system.dt is not None else dts.reshape(-1),
         [system.positive] * d,
         widths=config.widths,
-        stages=[Adam(config.steps, lr=config.lr)],
+        stages=[SOAP(config.steps, lr=config.lr)],
         windows=windows,
-        tuning=[Adam(config.tuning, lr=config.lr / 10)] if config.tuning and system.dt is not None else [],
+        tuning=[Adam(config.tuning, lr=config.lr / 50)] if config.tuning and system.dt is not None else [],
         batch=config.batch,
         general=config.general or None,
         seed=seed,

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from sciml.activations import Activation, gelu, named, phi, relu, s2relu, sine, srelu, tanh, waves
 from sciml.calculus import Taylor
@@ -221,13 +222,14 @@ class Dense(_Network):
         _initialise(parts, initialisation or suited(activation), generator, self._seen, torch.ones(1, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Values ``(n,)``, or ``(n, outputs)``, at points ``(n, inputs)``."""
+        """Values ``(n,)``, or ``(n, outputs)``, at points ``(n, inputs)``; in the precision of the points."""
         if self.shortcut or self.box is not None or x.ndim != 2 or x.shape[1] != self.inputs:
             return super().forward(x)
-        *hidden, last = self._linears()  # values alone: half the passes over memory that an expansion takes
-        for layer in hidden:
-            x = self.activation(layer(x))
-        value = last(x)
+        # values alone: half the passes over memory that an expansion takes
+        *hidden, last = [(layer.weight.to(x.dtype), layer.bias.to(x.dtype)) for layer in self._linears()]
+        for weight, bias in hidden:
+            x = self.activation(linear(x, weight, bias))
+        value = linear(x, *last)
         return value.squeeze(-1) if self.outputs == 1 else value
 
     def _linears(self) -> list[nn.Linear]:

@@ -4,21 +4,29 @@
 
 The graph takes states (n, 2+s) in float64, `[T (K), p (Pa), Y in the order of the manifest]`, and gives the states dt
 later (n, 2+s), the rates RR (n, s) and the score (n,): above 1 a state lies outside the training. Fractions are clipped
-at zero and scaled to sum to one first, as transport in a flow solver leaves them a little off.
+at zero and scaled to sum to one first, as transport in a flow solver leaves them a little off. The whole graph is
+float64, so that every runtime gives the same rates.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
+from dataclasses import replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.polynomial.chebyshev import Chebyshev, cheb2poly
+from scipy.special import erfcx
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from sciml.activations import Activation, gelu
 from sciml.files import atomic, jsonable, write_json
 
 if TYPE_CHECKING:
@@ -41,7 +49,7 @@ class Step(nn.Module):
         """(n, 2+s) -> (n, 2+s), (n, s), (n,)."""
         Y = states[:, 2:].clamp_min(0.0)
         x = torch.cat([states[:, :2], Y / Y.sum(1, keepdim=True)], 1)
-        after = self.surrogate(x)
+        after = self.surrogate.constrained(x, *self.surrogate.kept(x), precision=torch.float64)
         density = self.surrogate.thermo.density(x[:, 0], x[:, 1], x[:, 2:])
         rates = density[:, None] * (after[:, 2:] - x[:, 2:]) / self.surrogate.dt
         return after, rates, self.surrogate.distance(x)
@@ -50,7 +58,9 @@ class Step(nn.Module):
 def manifest(surrogate: Surrogate) -> dict[str, Any]:
     """What a caller must know: names, units, the step, ranges, how the labels were made."""
     settings = surrogate.settings
-    low, high = surrogate.low, surrogate.high
+    edges = (surrogate.familiarity.low, surrogate.familiarity.high)
+    scale, centre = (v[: len(edges[0])] for v in (surrogate.inputs.scale, surrogate.inputs.centre))
+    low, high = (edge * scale + centre for edge in edges)
     s = len(settings.species)
     # among the inputs of the network: T, 1000/T, ln p, F(Y)
     fractions = [
@@ -130,6 +140,51 @@ def to_torchscript(surrogate: Surrogate, path: str | Path) -> None:
             traced.save(str(temporary))
 
 
+class _Exact(TorchFunctionMode):
+    """Turns numbers in the code into float64 constants of the graph; the exporter would round them to float32."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func` with tensors in place of numbers, where it takes either."""
+        del types
+        if getattr(func, "__name__", "").strip("_") in _EITHER:
+            args = tuple(torch.tensor(a, dtype=torch.float64) if isinstance(a, float) else a for a in args)
+            kwargs = {
+                k: torch.tensor(v, dtype=torch.float64) if isinstance(v, float) else v
+                for k, v in (kwargs or {}).items()
+            }
+        return func(*args, **(kwargs or {}))
+
+
+_EITHER = {"add", "radd", "sub", "rsub", "mul", "rmul", "div", "truediv", "rtruediv", "rdiv", "where"}
+_EITHER |= {"clamp", "clamp_min", "clamp_max", "maximum", "minimum"}
+
+
+def _elementary_gelu(degree: int = 12) -> Activation:
+    """The gelu without erf, which onnxruntime has in float32 only, to 1e-10.
+
+    erfc(z) = t exp(-z^2 + P(t)) with t = 2/(2 + z) is smooth in t (W. H. Press et al., Numerical Recipes, 6.2), and
+    beyond z = 6 it is zero for this purpose.
+    """
+    nodes = Chebyshev.basis(degree + 1, [0.25, 1.0]).roots()
+    z = 2 / nodes - 2
+    P = Chebyshev.fit(nodes, np.log(erfcx(z) / nodes), degree, [0.25, 1.0])
+    # in u, which is t scaled to [-1, 1]: powers of it stay well conditioned
+    coefficients = cheb2poly(P.coef).tolist()
+
+    def rule(x: Tensor, order: int) -> tuple[Tensor, ...]:
+        del order
+        z = (x.abs() * 0.5**0.5).clamp_max(6.0)
+        t = 2 / (2 + z)
+        u = (t - 0.625) / 0.375
+        value = u * coefficients[-1] + coefficients[-2]
+        for c in coefficients[-3::-1]:
+            value = value * u + c
+        tail = 0.5 * t * torch.exp(value - z * z)
+        return (x * torch.where(x > 0, 1 - tail, tail),)
+
+    return replace(gelu, rule=rule)
+
+
 def to_onnx(surrogate: Surrogate, path: str | Path) -> None:
     """Write an ONNX file; the manifest stands in its metadata too.
 
@@ -139,18 +194,22 @@ def to_onnx(surrogate: Surrogate, path: str | Path) -> None:
     _need_onnx()
     import onnx
 
-    step, example = Step(surrogate).eval(), _example(surrogate)
+    elementary = copy.deepcopy(surrogate)
+    for expert in elementary.experts:
+        expert.activation = _elementary_gelu()
+    step, example = Step(elementary).eval(), _example(surrogate)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            step,
-            (example,),
-            input_names=[INPUT],
-            output_names=list(OUTPUTS),
-            dynamic_shapes={INPUT: {0: torch.export.Dim("n", min=1)}},
-            dynamo=True,
-            verbose=False,
-        )
+        with _Exact():
+            program = torch.onnx.export(
+                step,
+                (example,),
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                dynamic_shapes={INPUT: {0: torch.export.Dim("n", min=1)}},
+                dynamo=True,
+                verbose=False,
+            )
     assert program is not None
     model = program.model_proto
     for key, value in manifest(surrogate).items():

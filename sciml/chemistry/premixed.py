@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sciml.chemistry.flames import Flame
     from sciml.chemistry.mechanism import Mechanism
 
-__all__ = ["Front", "Transport", "premixed"]
+__all__ = ["Front", "Transport", "premixed", "resampled"]
 
 Array = NDArray[np.float64]
 Chemistry = Callable[[Array], Array]  # states (n, 2+s) -> states one step later
@@ -91,7 +91,7 @@ def premixed(
         raise ValueError(
             f"steps ({steps}), cells ({cells}) and refresh ({refresh}) must be at least 1, dt ({dt}) positive"
         )
-    states, width = _resampled(mechanism, start, cells)
+    states, width = resampled(mechanism, start, cells)
     transport = Transport(mechanism, width)
     fresh, middle = states[0].copy(), 0.5 * (states[0, 0] + states[-1, 0])
     home = _crossing(states[:, 0], middle)
@@ -152,7 +152,7 @@ def _places(states: Array, density: Array, width: float, middle: float) -> Array
     return x - np.interp(at, np.arange(len(x)), x)
 
 
-def _resampled(mechanism: Mechanism, start: Flame, cells: int) -> tuple[Array, float]:
+def resampled(mechanism: Mechanism, start: Flame, cells: int) -> tuple[Array, float]:
     """The flame on cells of equal mass, and their mass (kg/m2): room for its heat in front, for its radicals behind."""
     density = _density(mechanism, start.states)
     psi = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(start.grid))])

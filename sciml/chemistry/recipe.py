@@ -6,6 +6,7 @@ mechanism and ranges; so do the labels made of it, and the surrogate trained on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from sciml.chemistry.samples import Samples, concatenate, fractions_within, heat_release_within
 from sciml.chemistry.sampling import Ranges, evolved, manifold, monte_carlo, multi_scale, perturbed
+from sciml.chemistry.splitting import after_transport, flames_of
 from sciml.files import read_h5, write_h5
 
 if TYPE_CHECKING:
@@ -39,16 +41,17 @@ class Sampling:
             space; these followed along their own trajectories; compositions uniform in the fractions themselves.
         states: how many in all, before filters.
         ignitions: trajectories of the manifold.
-        flames: one-dimensional flames of the manifold; none for a mechanism without transport data.
+        flames: one-dimensional flames that bring a third as many states as the ignitions, as a flow solver meets
+            them (`splitting`); none for a mechanism without transport data.
         alpha: largest change of the power.
         factor: drawn states are kept if no species and no heat release exceeds so many times the manifold's; 0 keeps
             all.
     """
 
     kinds: tuple[str, ...] = ("manifold", "perturbed", "nearby")
-    states: int = 30000
+    states: int = 45000
     ignitions: int = 200
-    flames: int = 4
+    flames: int = 8
     alpha: float = 0.15
     factor: float = 10.0
 
@@ -68,7 +71,8 @@ class Training:
     """How a surrogate learns.
 
     Args:
-        widths: hidden layers.
+        widths: hidden layers; empty for three that grow with the root of the number of reactive species: 64 wide for
+            hydrogen, 96 for DRM19, 128 for GRI-3.0.
         steps: of SOAP on pairs of states.
         lr: its learning rate, falling to zero along a cosine.
         batch: pairs per step.
@@ -76,12 +80,16 @@ class Training:
         edges: temperatures (K) between experts; empty for one network.
     """
 
-    widths: tuple[int, ...] = (64, 64, 64)
-    steps: int = 20000
+    widths: tuple[int, ...] = ()
+    steps: int = 30000
     lr: float = 1e-2
-    batch: int = 1024
+    batch: int = 2048
     tuning: int = 0
     edges: tuple[float, ...] = ()
+
+    def layers(self, reactive: int) -> tuple[int, ...]:
+        """Widths for so many reactive species."""
+        return self.widths or (32 * math.ceil(0.54 * math.sqrt(reactive)),) * 3
 
 
 @dataclass(frozen=True)
@@ -174,11 +182,13 @@ def draw(
     sampling = sampling or Sampling()
     generator = np.random.default_rng(seed)
     each = sampling.states // len(sampling.kinds)
-    points = max(each // (sampling.ignitions + sampling.flames), 20)
+    points = max(each // sampling.ignitions, 20)
     # what is asked for must not lie at the edge of what is known
     wide = ranges.widened()
+    base = manifold(mechanism, wide, generator, sampling.ignitions, 0, 0, points, progress)
     flames = 0 if mechanism.inspection.without_transport else sampling.flames
-    base = manifold(mechanism, wide, generator, sampling.ignitions, 0, flames, points, progress)
+    if burning := flames_of(mechanism, wide, flames, generator) if flames else ():
+        base = concatenate([base, after_transport(mechanism, burning, max(each // 3, 1), generator)])
     top = np.minimum(1.0, max(sampling.factor, 1.0) * base.states[:, 2:].max(axis=0))
     parts = []
     for kind in sampling.kinds:
@@ -245,7 +255,7 @@ def train(
         mechanism,
         dataset.dt,
         dataset.reactor,
-        training.widths,
+        training.layers(len(mechanism.reactive)),
         training.edges,
         [SOAP(training.steps, lr=training.lr)],
         windows,

@@ -6,8 +6,9 @@
 
 Equilibrium is a fixed point since A = 0 there, and it is the right one since elements and enthalpy are exact. No
 rollout drifts past it, since a step that would lower the entropy is not made. v exp(e) lets increments be accurate
-relative to their own size over many decades, which is what decides the length of an induction. The network is float32,
-everything else float64.
+relative to their own size over many decades, which is what decides the length of an induction. The parameters of the
+network are float32 and everything else is float64: a few states are evaluated in float64, many with a network in
+float32, which takes half the time and is 1e-6 of the largest increment off.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from sciml.activations import gelu
 from sciml.chemistry.affinity import FLOOR, Affinity, basis_of
 from sciml.chemistry.conservation import Conservation
+from sciml.chemistry.familiarity import Familiarity
 from sciml.chemistry.thermo import GAS_CONSTANT, Thermo
 from sciml.files import read_h5, write_h5
 from sciml.flowmap import RelativeIncrement, draw_rows
@@ -40,6 +42,7 @@ __all__ = ["Settings", "Surrogate"]
 _QUIET = 1e-5  # affinities (in units of RT) below which their direction fades out
 _SLOW = 1e-5  # increments, in units of the mean one, below which errors no longer count by their share
 _TEMPERATURES = (250.0, 5000.0)  # K, between which a step may end
+_MANY = 8192  # states from which on the time of the network counts more than 1e-6
 _NEWTON = 4  # iterations for T; third order, from the temperature before the step
 
 
@@ -83,10 +86,6 @@ class Surrogate(nn.Module):
 
     reactive: Tensor
     heats: Tensor
-    low: Tensor
-    high: Tensor
-    whitening: Tensor
-    radius: Tensor
 
     def __init__(
         self,
@@ -97,12 +96,13 @@ class Surrogate(nn.Module):
         conservation: Conservation,
         inputs: Standardize,
         increment: Standardize,
+        familiarity: Familiarity,
     ) -> None:
         super().__init__()
         self.settings = settings
         self.experts = nn.ModuleList(experts)
         self.thermo, self.affinity, self.conservation = thermo, affinity, conservation
-        self.inputs, self.increment = inputs, increment
+        self.inputs, self.increment, self.familiarity = inputs, increment, familiarity
         self.boxcox = BoxCox(settings.lmbda)
         self.register_buffer("reactive", torch.as_tensor(settings.reactive))
         ends = torch.tensor(_TEMPERATURES, dtype=torch.float64)
@@ -110,9 +110,6 @@ class Surrogate(nn.Module):
         if not self._isobaric:
             heats = heats - GAS_CONSTANT * ends[:, None] / thermo.molar_masses
         self.register_buffer("heats", heats.T.contiguous())
-        width = len(inputs.centre)
-        for name, shape in (("low", (width,)), ("high", (width,)), ("whitening", (width, width)), ("radius", ())):
-            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
     @property
     def mechanism(self) -> str:
@@ -142,7 +139,7 @@ class Surrogate(nn.Module):
         return torch.where(Y > 0, torch.expm1(lmbda * logs) / lmbda, -1 / lmbda)
 
     def increments(self, z: Tensor, gate: Tensor, region: Tensor) -> Tensor:
-        """Increments of F(Y) in units of `increment`, (n, r), from standardised inputs in float32."""
+        """Increments of F(Y) in units of `increment`, (n, r), from standardised inputs, in their precision."""
         r = len(self.settings.reactive)
         out = self.experts[0](z)
         for k, expert in enumerate(list(self.experts)[1:], 1):
@@ -188,10 +185,19 @@ class Surrogate(nn.Module):
     def _isobaric(self) -> bool:
         return self.settings.reactor == "constant-pressure"
 
-    def constrained(self, x: Tensor, elements: Tensor, heat: Tensor) -> Tensor:
-        """A step that ends at given elements and heat, so that a rollout does not even add up rounding."""
+    def constrained(self, x: Tensor, elements: Tensor, heat: Tensor, precision: torch.dtype | None = None) -> Tensor:
+        """A step that ends at given elements and heat, so that a rollout does not even add up rounding.
+
+        Args:
+            x: (n, 2+s).
+            elements: as `kept` gives them.
+            heat: likewise.
+            precision: of the network; None is float64 for fewer than 8192 states and float32 for more.
+        """
         z, gate = self.features(x)
-        change = self.increments(self.inputs(z).float(), gate.float(), self.region(x)).double()
+        if precision is None:
+            precision = torch.float64 if len(x) < _MANY else torch.float32
+        change = self.increments(self.inputs(z).to(precision), gate.to(precision), self.region(x)).double()
         old = self.reacting(x[:, 2:])
         F = self.reacting(z[:, 3:])
         proposed = self.boxcox.inverse((F + self.increment.inverse(change)).clamp(max=0.0))
@@ -282,21 +288,17 @@ class Surrogate(nn.Module):
         return torch.as_tensor(rows)
 
     def score(self, states: np.ndarray) -> np.ndarray:
-        """How far states are from those of the training, (n,): above 1 is outside.
-
-        The larger of two: the distance beyond the range of any input, in units of that range, plus 1 where there is
-        one; and the Mahalanobis distance of the inputs over its 99.9 % quantile among the training states.
-        """
+        """How far states are from those of the training, (n,): above 1 is outside; see `familiarity`."""
         with torch.no_grad():
             return self.distance(self.checked(states)).numpy()
 
     def distance(self, x: Tensor) -> Tensor:
         """The `score` of states (n, 2+s) as a part of a graph."""
-        z = self.features(x)[0]
-        span = (self.high - self.low).clamp_min(1e-9)
-        beyond = (torch.maximum(self.low - z, z - self.high) / span).amax(1)
-        distance = ((z - self.inputs.centre) @ self.whitening).square().sum(1).sqrt() / self.radius
-        return torch.where(beyond > 1e-9, torch.maximum(1 + beyond, distance), distance)
+        return self.familiarity(self.described(self.features(x)[0]))
+
+    def described(self, z: Tensor) -> Tensor:
+        """The inputs that describe a mixture, standardised: T, 1000/T, ln p and F(Y), but not its affinities."""
+        return self.inputs(z)[:, : 3 + len(self.settings.species)]
 
     # ---------------------------------------------------------------------------------------------------- training
 
@@ -389,7 +391,8 @@ class Surrogate(nn.Module):
             for _ in range(len(settings.edges) + 1)
         ]
         unit = [Standardize(torch.zeros(m).double(), torch.ones(m).double()) for m in (inputs, len(reactive))]
-        return cls(settings, experts, mechanism.thermo, affinity, Conservation(torch.as_tensor(moles)), *unit)
+        unknown = Familiarity(3 + mechanism.n_species, 1)
+        return cls(settings, experts, mechanism.thermo, affinity, Conservation(torch.as_tensor(moles)), *unit, unknown)
 
     def _prepare(self, x: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Set the statistics; returns what the head takes, and the labels."""
@@ -397,18 +400,7 @@ class Surrogate(nn.Module):
             z, gate = self.features(x)
             F, F1 = (self.boxcox(a[:, 2:].index_select(1, self.reactive)) for a in (x, after))
             self.inputs, self.increment = Standardize.fit(z), Standardize.fit(F1 - F, by="magnitude")
-            self.low.copy_(z.amin(0))
-            self.high.copy_(z.amax(0))
-            varying = self.high > self.low
-            spread, axes = torch.linalg.eigh(torch.cov((z[:, varying]).T).reshape(int(varying.sum()), -1))
-            # directions that hardly vary (fractions add up to one) say nothing on distance
-            useful = spread > 1e-8 * spread.amax()
-            self.whitening.zero_()
-            block = torch.where(useful, 1 / spread.clamp_min(1e-300).sqrt(), torch.zeros_like(spread))
-            rows, columns = torch.nonzero(varying)[:, 0], torch.arange(len(spread))
-            self.whitening[rows[:, None], columns[None]] = axes * block
-            distance = ((z - self.inputs.centre) @ self.whitening).square().sum(1).sqrt()
-            self.radius.copy_(torch.as_tensor(np.quantile(distance.numpy(), 0.999)))
+            self.familiarity = Familiarity.fit(self.described(z))
             label = self.increment(F1 - F)
         return self.inputs(z).float(), gate.float(), self.region(x), label.float()
 
@@ -443,6 +435,9 @@ class Surrogate(nn.Module):
             raise ValueError(f"{path} holds {description.get('kind')!r}, but load reads the file of a Surrogate")
         stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description["settings"].items()}
         settings = Settings(**stored)
+        if "familiarity.radii" not in arrays:
+            raise ValueError(f"{path} was written by an earlier version of this package, so it must be trained again")
+        parts, columns = arrays["familiarity.centres"].shape
 
         def of(name: str) -> Tensor:
             return torch.zeros(arrays[name].shape, dtype=torch.float64)
@@ -460,6 +455,7 @@ class Surrogate(nn.Module):
             Affinity(gibbs, breaks, masses, reactions, description["reference"]),
             Conservation(of("conservation.atoms")),
             *(Standardize.restore({}, {p: arrays[f"{n}.{p}"] for p in ("centre", "scale")}) for n in _STATISTICS),
+            Familiarity(columns, parts),
         )
         model.load_state_dict({k: torch.as_tensor(np.asarray(v)) for k, v in arrays.items()})
         return model

@@ -5,6 +5,7 @@ import pytest
 
 from sciml.chemistry import Mechanism
 from sciml.chemistry.premixed import Transport, premixed
+from sciml.chemistry.splitting import after_transport
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +101,18 @@ def test_impossible_starts_are_sentences(mechanism, flame):
         premixed(mechanism, flame, lambda x: x, cells=0)
     with pytest.raises(RuntimeError, match="the flame went out"):
         premixed(mechanism, flame, lambda x: np.tile(x[0], (len(x), 1)), steps=5)
+
+
+def test_states_after_transport_are_what_reaction_undoes(mechanism, flame):
+    """In a settled flame radicals diffuse into cold gas and react there: reaction takes away what transport brought."""
+    drawn = after_transport(mechanism, [flame], 150, np.random.default_rng(0), times=(1e-6, 1e-6))
+    assert 100 < len(drawn) <= 150 and drawn.origins == ("flame after transport",)
+    np.testing.assert_allclose(drawn.states[:, 2:].sum(1), 1, atol=1e-12)
+    cold = drawn.states[(drawn.states[:, 0] > 350) & (drawn.states[:, 0] < 800)]
+    column = 2 + mechanism.index("H")
+    change = mechanism.advance(cold, 1e-6).states[:, column] - cold[:, column]
+    assert len(cold) > 5 and change.sum() < -0.1 * cold[:, column].sum()
+    settled = np.interp(cold[:, 0], flame.T, flame.states[:, column])
+    assert (cold[:, column] > settled).mean() > 0.8
+    with pytest.raises(ValueError, match="flames is empty"):
+        after_transport(mechanism, [], 10, np.random.default_rng(0))

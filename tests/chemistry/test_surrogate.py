@@ -44,6 +44,27 @@ def test_fresh_charges_lie_inside_and_ignite_when_cantera_does(surrogate, charge
     assert np.abs(ignitions.final).max() < 5
 
 
+def test_what_it_never_met_is_outside_although_every_range_holds_it(surrogate, mechanism, charges, ignitions):
+    """Burnt gas at temperatures of the fresh charge and below, and fresh charges as hot as flames."""
+    path = np.concatenate(ignitions.reference)
+    assert (surrogate.score(path) <= 1).mean() > 0.99
+    burnt = mechanism.equilibrium(charges)
+    assert (surrogate.score(burnt) <= 1).all()
+    for T in (600.0, 900.0, 1200.0):
+        cooled = burnt.copy()
+        cooled[:, 0] = T
+        assert (surrogate.score(cooled) > 1).all()
+    for T in (1800.0, 2400.0):
+        heated = charges.copy()
+        heated[:, 0] = T
+        assert (surrogate.score(heated) > 1).all()
+    # and rightly: there it errs by as much as the change itself
+    cooled[:, 0] = 1200.0
+    exact = mechanism.advance(cooled, surrogate.dt).states
+    error = np.abs(surrogate.step(cooled) - exact)[:, 2:].sum(1) / np.abs(exact - cooled)[:, 2:].sum(1)
+    assert np.median(error) > 0.5
+
+
 def test_a_spoilt_weight_is_noticed(mechanism, charges):
     spoilt = Surrogate.load(PATH)
     with torch.no_grad():
