@@ -1,8 +1,9 @@
 """Which features a problem gets: from the spectrum of its data, its geometry and its dimension.
 
-Up to three dimensions `Waves` on a lattice of wavenumbers below a bandwidth, a few polynomials, and the functions of
-holes and corners once waves alone have failed; in more dimensions polynomials of a total degree. An ansatz knows how
-many points it needs, which nested systems its columns hold, and what follows it when it was not enough.
+Up to two dimensions `Waves` on a lattice of wavenumbers below a bandwidth, a few polynomials, and the functions of
+holes and corners once waves alone have failed; in three see `space`; in more dimensions polynomials of a total degree.
+An ansatz knows how many points it needs, which nested systems its columns hold, and what follows it when it was not
+enough.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from sciml.problem import PDE, Elliptic
 from sciml.solvers.collocation import Collocation
 from sciml.solvers.families import Bubbles, Family, Polynomials, Waves, degrees_up_to, lattice
 from sciml.solvers.singular import Powers, corner_features, hole_features, regular_features
-from sciml.theory.spectra import bandwidth
+from sciml.solvers.space import Graded, Peaked
+from sciml.theory.spectra import bandwidth, peaks
 
 __all__ = ["Ansatz", "start"]
 
@@ -42,6 +44,7 @@ class Ansatz(Protocol):
         order: of the columns, leading ones first; None as they are.
         points: arguments of `Collocation.blocks`.
         damped: whether coefficients need to be kept small.
+        independent: whether features are far enough from dependent for normal equations.
     """
 
     @property
@@ -79,6 +82,11 @@ class Ansatz(Protocol):
         """See above."""
         ...
 
+    @property
+    def independent(self) -> bool:
+        """See above."""
+        ...
+
     def larger(self, residuals: Sequence[float], excess: float) -> Ansatz | None:
         """What to try next, given the residuals of the whole and of the nested systems, and error over tolerance."""
         ...
@@ -99,19 +107,20 @@ class Lattice:
     kappa: Tensor
     harmonic: bool
     level: int = 0
+    independent = False
 
     @cached_property
     def families(self) -> list[Family]:
         """See `Ansatz`."""
         d = self.domain.dim
         lower, upper = self.domain.bounds
-        found: list[Family] = [Polynomials(degrees_up_to(6 if d < 3 else 3, d), lower, upper)]
+        found: list[Family] = [Polynomials(degrees_up_to(6, d), lower, upper)]
         if self.level:
             found.append(regular_features(self.domain, 2 * self.level))
             found += corner_features(self.domain, min(self.level, 12), self.harmonic)
             found += hole_features(self.domain, self.level, self.harmonic)
         # the larger box is at least twice the domain: closer to one, coefficients would grow without bound
-        period = (upper - lower) * (2.1 + 10 / self.kappa if d < 3 else 2.0 + 3 / self.kappa)
+        period = (upper - lower) * (2.1 + 10 / self.kappa)
         found.append(lattice(self.bandwidth, period, lower, upper))
         return found
 
@@ -211,6 +220,7 @@ class TotalDegree:
     domain: Domain
     degree: int = 4
     walls: bool = False
+    independent = False
 
     @cached_property
     def families(self) -> list[Family]:
@@ -256,7 +266,7 @@ class TotalDegree:
         return twice if excess > 100 or twice.size < 3 * self.size else replace(self, degree=self.degree + 1)
 
 
-def start(collocation: Collocation, tolerance: float, given: Any, limit: int, generator: torch.Generator) -> Ansatz:
+def start(collocation: Collocation, tolerance: float, given: Any, limit: int, generator: torch.Generator) -> Ansatz | None:
     """The first choice for a problem.
 
     Args:
@@ -265,22 +275,49 @@ def start(collocation: Collocation, tolerance: float, given: Any, limit: int, ge
         given: a bandwidth, or None for that of the data.
         limit: of unknowns.
         generator: of the lines along which spectra are taken.
+
+    Returns:
+        The choice, or None if the limit is too small for any.
     """
     problem, domain = collocation.problem, collocation.problem.domain
     if domain.dim > 3:
         return TotalDegree(domain, 2, _vanishes(problem))
     lower, upper = domain.bounds
+    if domain.dim == 3:
+        return _in_space(collocation, tolerance, given, limit // collocation.components, generator)
     harmonic = isinstance(problem, Elliptic) and problem.constant_diffusion is not None and not problem.has_reaction
     if given is not None:
         wavenumbers = torch.as_tensor(given, dtype=torch.float64).expand(domain.dim)
         return Lattice(domain, wavenumbers * (upper - lower) / 2, harmonic and collocation.linear)
-    kappa = _of_data(collocation, generator) * (upper - lower) / 2
-    # a generous margin costs little in the plane; in space it is kept to what the tolerance asks for
-    kappa = kappa + (_MARGIN if domain.dim < 3 else min(_MARGIN, 2 - 0.5 * math.log10(tolerance)))
+    kappa = _of_data(collocation, generator) * (upper - lower) / 2 + _MARGIN
     ansatz = Lattice(domain, kappa, harmonic and collocation.linear)
     while ansatz.size * collocation.components > limit and float(ansatz.kappa.max()) > 4:
         ansatz = replace(ansatz, kappa=0.85 * ansatz.kappa)
     return ansatz
+
+
+def _in_space(
+    collocation: Collocation, tolerance: float, given: Any, limit: int, generator: torch.Generator
+) -> Ansatz | None:
+    """The choice of `space` with fewer unknowns."""
+    domain = collocation.problem.domain
+    lower, upper = domain.bounds
+    margin = -1.5 * math.log10(tolerance)
+    if given is not None:
+        kappa = torch.as_tensor(given, dtype=torch.float64).expand(3) * (upper - lower) / 2
+        return Graded(domain, kappa, margin, limit).within()
+    kappa = _of_data(collocation, generator)
+    fields = _fields(collocation)
+    # many terms that are left out add up
+    k, a = peaks(fields[0][0], domain, fields[0][1], level=min(max(0.03 * tolerance, 1e-5), 1e-3))
+    if len(k):
+        kappa = torch.maximum(kappa, k[a >= max(tolerance, 1e-2) * a.max()].abs().amax(0))
+    graded = Graded(domain, kappa * (upper - lower) / 2, margin, limit)
+    if graded.size > limit and collocation.linear and collocation.components == 1 and len(k):
+        peaked = Peaked(domain, k, a / a.max(), 0.3 * tolerance, limit)
+        if peaked.size < graded.size:
+            return peaked.within()
+    return graded.within()
 
 
 def _vanishes(problem: Elliptic | PDE) -> bool:
@@ -292,21 +329,25 @@ def _vanishes(problem: Elliptic | PDE) -> bool:
 
 def _of_data(collocation: Collocation, generator: torch.Generator) -> Tensor:
     """The largest wavenumbers ``(d,)`` that the data put into the solution."""
-    problem, domain = collocation.problem, collocation.problem.domain
-    fields: list[tuple[Any, int, float]] = []
-    if isinstance(problem, Elliptic):
-        # the operator's inverse divides the source by k^2; wiggles of the diffusion appear in u undivided
-        fields = [(problem.source, 2, 0.03)]
-        if problem.constant_diffusion is None:
-            fields.append((problem.diffusion, 0, 0.1))
-        if problem.has_reaction:
-            fields.append((problem.reaction, 2, 0.1))
-    else:
-        fields = [(lambda x: collocation.at_rest(x), 1, 0.03)]
-    found = bandwidth(fields, domain, generator)
+    domain = collocation.problem.domain
+    found = bandwidth(_fields(collocation), domain, generator)
     if domain.dim > 1 and isinstance(domain, Box):
         found = torch.maximum(found, _of_faces(collocation, domain, generator))
     return found
+
+
+def _fields(collocation: Collocation) -> list[tuple[Any, int, float]]:
+    """The data inside, with the order and the level of `bandwidth`; first what drives the solution."""
+    problem = collocation.problem
+    if not isinstance(problem, Elliptic):
+        return [(collocation.at_rest, 1, 0.03)]
+    # the operator's inverse divides the source by k^2; wiggles of the diffusion appear in u undivided
+    fields: list[tuple[Any, int, float]] = [(problem.source, 2, 0.03)]
+    if problem.constant_diffusion is None:
+        fields.append((problem.diffusion, 0, 0.1))
+    if problem.has_reaction:
+        fields.append((problem.reaction, 2, 0.1))
+    return fields
 
 
 def _of_faces(collocation: Collocation, box: Box, generator: torch.Generator) -> Tensor:

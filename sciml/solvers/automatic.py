@@ -62,7 +62,9 @@ def automatic(solver: Any, problem: Problem, seed: int, callbacks: Sequence[Call
     collocation = Collocation(stated)
     exactly = collocation.linear and collocation.components == 1 and stated.dim <= 3
     make = _solved if exactly else _trained
-    bandwidth = start(collocation, solver.tolerance, None, _NEURONS, torch.Generator().manual_seed(seed)).bandwidth
+    first = start(collocation, solver.tolerance, None, _NEURONS, torch.Generator().manual_seed(seed))
+    assert first is not None
+    bandwidth = first.bandwidth
     rounds: list[_Round] = []
     best: Solution | None = None
     for k in range(_ROUNDS):

@@ -154,28 +154,32 @@ class Polynomials:
         n, d = x.shape
         y = (2 * x - self.lower - self.upper) / (self.upper - self.lower)
         order = max(map(len, operator), default=0)
-        tables = [self._table(y[:, i], int(self.degrees[:, i].max()), order) for i in range(d)]
+        # functions are rows until the end: whole rows are gathered several times faster than columns
+        tables = [
+            [t.T.contiguous() for t in self._table(y[:, i], int(self.degrees[:, i].max()), order)] for i in range(d)
+        ]
         scale = 2 / (self.upper - self.lower)
-        value = [tables[i][0][:, self.degrees[:, i]] for i in range(d)]
+        columns = self.degrees.T.contiguous()
+        value = [tables[i][0].index_select(0, columns[i]) for i in range(d)]
         # products of the other axes' values, so that a Laplacian in d dimensions costs 3d products and not d^2
         left, right = [torch.ones(1, 1, dtype=x.dtype)], [torch.ones(1, 1, dtype=x.dtype)]
         for i in range(d):
             left.append(left[-1] * value[i])
             right.append(right[-1] * value[d - 1 - i])
-        result = torch.zeros(n, self.size, dtype=x.dtype)
+        result = torch.zeros(self.size, n, dtype=x.dtype)
         for index, weight in operator.items():
             axes = sorted(set(index))
             if not axes:
                 term = left[d]
             elif len(axes) == 1:
                 i = axes[0]
-                term = left[i] * right[d - 1 - i] * tables[i][len(index)][:, self.degrees[:, i]]
+                term = left[i] * right[d - 1 - i] * tables[i][len(index)].index_select(0, columns[i])
             else:
-                term = torch.ones_like(result)
+                term = torch.ones(1, 1, dtype=x.dtype)
                 for i in range(d):
-                    term = term * tables[i][index.count(i)][:, self.degrees[:, i]]
-            result += column(weight, x) * float(scale[list(index)].prod()) * term
-        return result
+                    term = term * tables[i][index.count(i)].index_select(0, columns[i])
+            result.addcmul_(column(weight, x).T * float(scale[list(index)].prod()), term)
+        return result.T
 
     @staticmethod
     def _table(y: Tensor, top: int, order: int) -> list[Tensor]:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from sciml.calculus import Taylor
 from sciml.solvers.families import VALUE, Bubbles, Family, Indices, Operator, Polynomials, Ridges, Waves
+from sciml.solvers.modulated import Modulated
 from sciml.solvers.singular import Powers
 
 __all__ = ["FeatureField"]
 
-_KINDS: dict[str, Any] = {f.kind: f for f in (Waves, Polynomials, Bubbles, Ridges, Powers)}
-_CHUNK = 2**24  # numbers in one block of a points x features matrix
+_KINDS: dict[str, Any] = {f.kind: f for f in (Waves, Polynomials, Bubbles, Modulated, Ridges, Powers)}
+_CHUNK = 2**19  # numbers in one block of a points x features matrix
 
 
 class FeatureField:

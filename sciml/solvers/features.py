@@ -32,7 +32,7 @@ from sciml.solvers.ansatz import Ansatz, start
 from sciml.solvers.collocation import Block, Collocation
 from sciml.solvers.families import VALUE
 from sciml.solvers.featurefield import FeatureField
-from sciml.solvers.leastsquares import Factor, System
+from sciml.solvers.leastsquares import Factor, Normal, System
 from sciml.solvers.newton import newton, values_of
 
 __all__ = ["FeatureSolver"]
@@ -145,7 +145,7 @@ class _Search:
             self.collocation, self.solver.tolerance, self.solver.bandwidth, self.limit, self.generator
         )
         best: _Attempt | None = None
-        reason = "more features did not help"
+        reason = "more features did not help" if ansatz else f"a limit of {self.limit} features allows no choice of them"
         while ansatz is not None and self.attempts < 12:
             size = ansatz.size * self.collocation.components
             if size > self.limit:
@@ -182,7 +182,11 @@ class _Search:
         fewer: dict[str, Any] = {k: min(v, 1500) for k, v in ansatz.points.items()}
         held = self.collocation.blocks(generator=fresh, sobol=False, **fewer)
         if self.collocation.linear:
-            factor = Factor(system.matrix([(b, self.collocation.linearise(b)) for b in blocks]), damping, order)
+            equations = [(b, self.collocation.linearise(b)) for b in blocks]
+            if ansatz.independent:
+                factor: Factor | Normal = Normal(system.rows(equations), system.size * components, order)
+            else:
+                factor = Factor(system.matrix(equations), damping, order)
             field, note = self._field(system, factor.solve(factor.size)), ""
         else:
             factor, field, note = newton(self.collocation, system, blocks, before, self.solver.tolerance)
@@ -192,7 +196,7 @@ class _Search:
         return FeatureField(system.families, coefficients.reshape(system.components, -1).T.contiguous())
 
     def _judge(
-        self, system: System, ansatz: Ansatz, factor: Factor, field: FeatureField, held: list[Block], note: str
+        self, system: System, ansatz: Ansatz, factor: Factor | Normal, field: FeatureField, held: list[Block], note: str
     ) -> _Attempt:
         """Residuals at fresh points, of the solution and of nested ones, and the estimate that follows."""
         about = [None if self.collocation.linear else values_of(self.collocation, b, field) for b in held]
@@ -212,21 +216,32 @@ class _Search:
         # a solution that leaves most of the right-hand side unexplained is none, however stable it looks
         data = float(torch.linalg.vector_norm(matrix[:, -1])) or 1.0
         estimate = max(estimate, 0.02 * gaps[0] / data if self.collocation.linear else 0.0, 1e-15)
-        if self.collocation.linear and self._free(basis, factor):
+        if self.collocation.linear and self._free(basis, matrix, factor):
             estimate, note = math.inf, "the problem does not determine its solution: something may be added to it"
         elif not math.isfinite(estimate):
             estimate, note = math.inf, "the equations gave numbers that are not finite"
         return _Attempt(field, ansatz, estimate, tuple(gaps), note)
 
-    def _free(self, basis: Tensor, factor: Factor) -> bool:
-        """Whether a function of size one satisfies all homogeneous equations; 1 / |R^-T phi(x)| is its residual."""
+    def _free(self, basis: Tensor, matrix: Tensor, factor: Factor | Normal) -> bool:
+        """Whether a function of size one satisfies all homogeneous equations.
+
+        The function with the least residual for its value at a point has coefficients (A^T A)^-1 phi(x) = R^-1 R^-T
+        phi(x), and 1 / |R^-T phi(x)| is that residual where R is exact.
+        """
         if factor.free:
             return True
         point = (basis[:4] / torch.linalg.vector_norm(basis[:4], dim=1, keepdim=True)).T
         if factor.size != len(point) or factor.damped:
             return False
-        y = torch.linalg.solve_triangular(factor.triangle[:-1, :-1].T, point / factor.norms[:, None], upper=False)
-        return bool((torch.linalg.vector_norm(y, dim=0) > 1e9).all())
+        order = slice(None) if factor.order is None else factor.order
+        r, point = factor.triangle[:-1, :-1], point[order] / factor.norms[:, None]
+        y = torch.linalg.solve_triangular(r.T, point, upper=False)
+        if isinstance(factor, Factor):
+            return bool((torch.linalg.vector_norm(y, dim=0) > 1e9).all())
+        c = torch.empty_like(y)
+        c[order] = torch.linalg.solve_triangular(r, y, upper=True) / factor.norms[:, None]
+        residual, value = (torch.linalg.vector_norm(m @ c, dim=0) for m in (matrix[:, :-1], basis))
+        return bool((residual < 1e-6 * value).all())
 
 
 def _estimate(distances: list[float], gaps: list[float], residual: float, singular: bool) -> float:

@@ -1,18 +1,23 @@
-"""The linear algebra of features: rows of all equations in one matrix, its QR, and the nested solutions in it."""
+"""The linear algebra of features: rows of all equations, their QR or Cholesky factor, and the nested solutions in it."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 from sciml.solvers.collocation import Block, Rows
 from sciml.solvers.families import Family
 
-__all__ = ["Factor", "System"]
+__all__ = ["Factor", "Normal", "System"]
 
 _CHUNK = 2**24  # numbers in one block of a points x features matrix
+_PIECE = 2**18  # numbers in what is evaluated at once
 
 
 @dataclass
@@ -49,23 +54,30 @@ class System:
         floor = 0.01 * float(total.mean()) if total.numel() else 0.0
         return total.clamp_min(floor or 1.0)
 
-    def matrix(self, equations: list[tuple[Block, list[Rows]]]) -> Tensor:
-        """All rows, each times the root of its quadrature weight over its scale."""
-        height = sum(len(block.x) * len(rows) for block, rows in equations)
+    def rows(self, equations: list[tuple[Block, list[Rows]]]) -> Iterator[Tensor]:
+        """All rows in blocks ``(m, size + 1)``, each row times the root of its quadrature weight over its scale."""
         width = self.size * self.components
-        out = torch.zeros(height, width + 1, dtype=torch.float64)
-        step = max(1, _CHUNK // max(1, self.size))
-        at = 0
+        step, piece = max(1, _CHUNK // max(1, width)), max(1, _PIECE // max(1, width))
         for block, equation in equations:
             for rows in equation:
-                scale = self.scale(rows)
-                w = block.weight.sqrt() / scale
+                w = block.weight.sqrt() / self.scale(rows)
                 for start in range(0, len(block.x), step):
                     part = slice(start, min(start + step, len(block.x)))
-                    target = out[at + part.start : at + part.stop]
-                    self._fill(target, block, rows, part, w[part])
-                out[at : at + len(block.x), -1] = w * rows.rhs
-                at += len(block.x)
+                    found = torch.zeros(part.stop - part.start, width + 1, dtype=torch.float64)
+                    for at in range(part.start, part.stop, piece):  # small enough for the cache
+                        few = slice(at, min(at + piece, part.stop))
+                        self._fill(found[few.start - start : few.stop - start], block, rows, few, w[few])
+                    found[:, -1] = w[part] * rows.rhs[part]
+                    yield found
+
+    def matrix(self, equations: list[tuple[Block, list[Rows]]]) -> Tensor:
+        """All `rows`."""
+        height = sum(len(block.x) * len(rows) for block, rows in equations)
+        out = torch.empty(height, self.size * self.components + 1, dtype=torch.float64)
+        at = 0
+        for part in self.rows(equations):
+            out[at : at + len(part)] = part
+            at += len(part)
         return out
 
     def _fill(self, target: Tensor, block: Block, rows: Rows, part: slice, w: Tensor) -> None:
@@ -111,5 +123,55 @@ class Factor:
         r = self.triangle[:columns, :columns]
         c = torch.linalg.solve_triangular(r, self.triangle[:columns, -1:], upper=True)[:, 0]
         full = torch.zeros(self.size, dtype=c.dtype)
+        full[slice(columns) if self.order is None else self.order[:columns]] = c / self.norms[:columns]
+        return full
+
+
+class Normal:
+    """Cholesky factor of the normal equations, with the face of `Factor`.
+
+    Of a matrix of condition k it loses as many digits as k has, where QR loses none that matter; but it takes a third
+    of the time, and rows are used as they come and never kept. For features that are far from dependent.
+
+    Args:
+        rows: of the matrix, right-hand side last, in blocks.
+        size: number of its columns without the right-hand side.
+        order: see `Factor`.
+    """
+
+    damped = False
+
+    def __init__(self, rows: Iterable[Tensor], size: int, order: Tensor | None = None) -> None:
+        self.order = order
+        gram = np.zeros((size + 1, size + 1), order="F")
+        for part in rows:
+            if order is not None:
+                part = part[:, torch.cat([order, torch.tensor([size])])]
+            # the upper triangle of part^T part, in place
+            gram = dsyrk(1.0, part.numpy().T, 1.0, gram, overwrite_c=1)
+        square = torch.from_numpy(gram.T)  # lower triangle
+        self.size = size
+        self.norms = square.diagonal()[:-1].sqrt()
+        self.free = bool((self.norms < 1e-12 * self.norms.max()).any())
+        self.norms[self.norms == 0] = 1.0
+        square[:-1] /= self.norms[:, None]
+        square[:, :-1] /= self.norms
+        shift = 0.0
+        while True:
+            # rounding makes the least eigenvalues negative once features are nearly dependent
+            lower, failed = torch.linalg.cholesky_ex(square[:-1, :-1])
+            if not int(failed):
+                break
+            shift = 4 * shift if shift else 1e-15 * math.sqrt(size)
+            square.diagonal()[:-1] = 1 + shift
+        y = torch.linalg.solve_triangular(lower, square[-1:, :-1].T, upper=False)
+        self.triangle = torch.zeros(size + 1, size + 1, dtype=torch.float64)
+        self.triangle[:-1, :-1], self.triangle[:-1, -1:] = lower.T, y
+
+    def solve(self, columns: int) -> Tensor:
+        """Coefficients ``(size,)``, zero beyond the first columns."""
+        r = self.triangle[:columns, :columns]
+        full = torch.zeros(self.size, dtype=torch.float64)
+        c = torch.linalg.solve_triangular(r, self.triangle[:columns, -1:], upper=True)[:, 0]
         full[slice(columns) if self.order is None else self.order[:columns]] = c / self.norms[:columns]
         return full

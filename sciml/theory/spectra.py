@@ -17,7 +17,7 @@ from torch import Tensor
 from sciml.calculus import Field
 from sciml.domain import Domain
 
-__all__ = ["Spectrum", "bandwidth", "radial", "spectrum"]
+__all__ = ["Spectrum", "bandwidth", "peaks", "radial", "spectrum"]
 
 _SHAPE = 6.0  # of the Kaiser taper: side lobes below 1e-3
 _LOBE = math.sqrt(math.pi**2 + _SHAPE**2)  # half width of its main lobe, times 2 / length
@@ -100,6 +100,109 @@ def bandwidth(
         rows = spectrum(field, domain, generator)
         found = torch.maximum(found, torch.tensor([s.bandwidth(level, order) for s in rows], dtype=torch.float64))
     return found
+
+
+def peaks(
+    field: Field, domain: Domain, order: int = 0, level: float = 1e-3, limit: int = 2**21
+) -> tuple[Tensor, Tensor]:
+    """The waves a field is made of: peaks of its Fourier transform on a grid, tapered to zero at the boundary.
+
+    A peak counts if it stands above what the taper spreads from higher ones.
+
+    Args:
+        field: maps points ``(n, d)`` to ``(n,)``.
+        domain: where it lives, in two or three dimensions.
+        order: divide amplitudes by ``k ** order``, see `Spectrum.bandwidth`.
+        level: least amplitude relative to the largest.
+        limit: largest number of grid points.
+
+    Returns:
+        Wavenumbers ``(m, d)``, one of k and -k, and their amplitudes ``(m,)``, highest first.
+
+    >>> from sciml.domain import Ball
+    >>> wave = lambda x: torch.cos(20 * x[:, 0] - 15 * x[:, 1])
+    >>> k, a = peaks(wave, Ball([0, 0], 1))
+    >>> [round(float(v)) for v in k[0].abs()], len(k)
+    ([20, 15], 1)
+    """
+    lower, upper = domain.bounds
+    sides = upper - lower
+    cells = 32
+    while True:
+        counts = (cells * sides / sides.max()).ceil().long().clamp_min(8).tolist()
+        found, nyquist = _peaks_on(field, domain, counts, order, level)
+        high = (found[0].abs() > 0.5 * nyquist).any(1)
+        resolved = not bool((found[1][high] > 3 * level * found[1].max()).any())
+        if resolved or math.prod(counts) * 2**domain.dim > limit:
+            return found
+        cells *= 2
+
+
+def _peaks_on(
+    field: Field, domain: Domain, counts: list[int], order: int, level: float
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Peaks on one grid, and its largest wavenumbers ``(d,)``."""
+    lower, upper = domain.bounds
+    d = domain.dim
+    cells = [(torch.arange(n, dtype=torch.float64) + 0.5) / n for n in counts]
+    x = lower + (upper - lower) * torch.cartesian_prod(*cells)
+    depth = domain.level(x)
+    inside = depth > 0
+    s = (1 - depth[inside] / depth.max()).clamp(0, 1)
+    taper, tapered = torch.zeros(len(x), dtype=torch.float64), torch.zeros(len(x), dtype=torch.float64)
+    taper[inside] = torch.i0(_SHAPE * torch.sqrt(1 - s**2))
+    values = torch.cat([torch.as_tensor(field(part)).detach() for part in x[inside].split(2**16)])
+    tapered[inside] = taper[inside] * values
+    padded = [2 * n for n in counts]
+    whole = [torch.fft.fftn(t.reshape(counts), padded).abs() * (2 / taper.sum()) for t in (tapered, taper)]
+    steps = 2 * math.pi / (2 * (upper - lower))
+    grids = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) * steps[i] for i, n in enumerate(padded)]
+    height, lobe = whole
+    k = torch.cartesian_prod(*grids)
+    # local maxima, the transform continued periodically
+    around = height[None, None]
+    for axis in range(2, d + 2):
+        around = torch.maximum(around, torch.maximum(around.roll(1, axis), around.roll(-1, axis)))
+    # the lowest wave that vanishes at the ends of the box
+    lowest = (math.pi / (upper - lower)).square().sum()
+    weight = (1 + k.square().sum(1) / lowest) ** (-order / 2)
+    unit = math.pi / float((upper - lower).max())
+    height, lobe, top = height.reshape(-1), lobe.reshape(-1) / 2, height.reshape(-1) >= around.reshape(-1)
+    height[0] /= 2  # the mean is one wave, any other two
+    amplitude = height * weight
+    first = k.gather(1, (k != 0).long().argmax(1, keepdim=True))[:, 0]
+    spot = torch.nonzero(top & (first >= 0) & (amplitude > level * amplitude.max()))[:, 0]
+    spot = spot[height[spot].argsort(descending=True)]
+    # what the taper spreads to a distance or beyond, from the highest to the lowest peak
+    bins = (torch.linalg.vector_norm(k, dim=1) / unit).long()
+    spread = torch.zeros(int(bins.max()) + 1, dtype=torch.float64).scatter_reduce(0, bins, lobe, "amax")
+    spread = spread.flip(0).cummax(0).values.flip(0)
+    kept: list[int] = []
+    for i in spot.tolist():
+        if kept:
+            others = torch.cat([k[kept], -k[kept]])
+            distance = (torch.linalg.vector_norm(k[i] - others, dim=1) / unit).long().clamp_max(len(spread) - 1)
+            if float(height[i]) < 1.5 * float((height[kept].repeat(2) * spread[distance]).max()):
+                continue
+        kept.append(i)
+    chosen = torch.tensor(kept, dtype=torch.long)
+    chosen = chosen[amplitude[chosen].argsort(descending=True)]
+    return (k[chosen] + steps * _offsets(whole[0], chosen), amplitude[chosen]), steps * torch.tensor(counts)
+
+
+def _offsets(height: Tensor, spots: Tensor) -> Tensor:
+    """Where between grid points the maxima lie, in steps, ``(m, d)``: parabolas through the logarithms of neighbours."""
+    log = height.clamp_min(1e-300).log()
+    places = torch.stack(torch.unravel_index(spots, height.shape), 1)
+    shape = torch.tensor(height.shape)
+    found = torch.zeros(places.shape, dtype=height.dtype)
+    for axis in range(height.ndim):
+        step = torch.zeros_like(places)
+        step[:, axis] = 1
+        before, here, after = (log[tuple(((places + t * step) % shape).T)] for t in (-1, 0, 1))
+        found[:, axis] = 0.5 * (before - after) / (before - 2 * here + after).clamp_max(-1e-12)
+    found[spots == 0] = 0.0
+    return found.clamp(-0.5, 0.5)
 
 
 def _along(field: Field, domain: Domain, directions: Tensor, generator: torch.Generator, limit: int) -> Spectrum:
