@@ -87,8 +87,14 @@ class Ansatz(Protocol):
         """See above."""
         ...
 
-    def larger(self, residuals: Sequence[float], excess: float) -> Ansatz | None:
-        """What to try next, given the residuals of the whole and of the nested systems, and error over tolerance."""
+    def larger(self, residuals: Sequence[float], excess: float, coefficients: Tensor) -> Ansatz | None:
+        """What to try next.
+
+        Args:
+            residuals: of the whole and of the nested systems.
+            excess: error over tolerance.
+            coefficients: of the whole, ``(size,)`` for one unknown function.
+        """
         ...
 
 
@@ -185,7 +191,7 @@ class Lattice:
         """See `Ansatz`."""
         return self.level > 0
 
-    def larger(self, residuals: Sequence[float], excess: float) -> Lattice | None:
+    def larger(self, residuals: Sequence[float], excess: float, coefficients: Tensor) -> Lattice | None:
         """See `Ansatz`."""
         whole, low = max(residuals[0], 1e-300), max(residuals[-1], 1e-300)
         slope = math.log(low / whole) / (1 - _FRACTIONS[-1]) if len(residuals) > 1 else 0.0
@@ -260,13 +266,15 @@ class TotalDegree:
         """See `Ansatz`."""
         return False
 
-    def larger(self, residuals: Sequence[float], excess: float) -> TotalDegree:
+    def larger(self, residuals: Sequence[float], excess: float, coefficients: Tensor) -> TotalDegree:
         """See `Ansatz`."""
         twice = replace(self, degree=self.degree + 2)
         return twice if excess > 100 or twice.size < 3 * self.size else replace(self, degree=self.degree + 1)
 
 
-def start(collocation: Collocation, tolerance: float, given: Any, limit: int, generator: torch.Generator) -> Ansatz | None:
+def start(
+    collocation: Collocation, tolerance: float, given: Any, limit: int, generator: torch.Generator
+) -> Ansatz | None:
     """The first choice for a problem.
 
     Args:

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from sciml.calculus import Taylor
+from sciml.solvers.boxes import TensorPolynomial
 from sciml.solvers.families import VALUE, Bubbles, Family, Indices, Operator, Polynomials, Ridges, Waves
 from sciml.solvers.modulated import Modulated
 from sciml.solvers.singular import Powers
+from sciml.solvers.solid import SolidHarmonics
 
 __all__ = ["FeatureField"]
 
-_KINDS: dict[str, Any] = {f.kind: f for f in (Waves, Polynomials, Bubbles, Modulated, Ridges, Powers)}
+_KINDS: dict[str, Any] = {
+    f.kind: f for f in (Waves, Polynomials, Bubbles, Modulated, Ridges, Powers, TensorPolynomial, SolidHarmonics)
+}
 _CHUNK = 2**19  # numbers in one block of a points x features matrix
 
 

@@ -11,7 +11,8 @@ the solutions for all smaller bandwidths as well, because the columns are ordere
 show how fast the error falls with the bandwidth, and how much larger it must be. The error estimate is the distance
 of two of these nested solutions times the ratio of their residuals.
 
-A p-Laplacian on an interval takes another road: its energy degenerates where u' = 0, its flux does not (`flux`).
+Two kinds of problems take another road: a p-Laplacian on an interval, whose energy degenerates where u' = 0 and whose
+flux does not (`flux`), and Poisson's equation in three dimensions on boxes and balls minus balls (`particular`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from sciml.problem import PDE, Elliptic, Evolution
 from sciml.solution import Solution
-from sciml.solvers import flux
+from sciml.solvers import flux, particular
 from sciml.solvers.ansatz import Ansatz, start
 from sciml.solvers.collocation import Block, Collocation
 from sciml.solvers.families import VALUE
@@ -81,6 +82,10 @@ class FeatureSolver:
         begun = time.perf_counter()
         if flux.applies(problem):
             return _through_flux(problem, self.tolerance, begun)
+        if particular.applies(problem):
+            found = particular.split(problem, self.tolerance, min(self.features, int(math.sqrt(self.memory / 40))))  # type: ignore[arg-type]
+            if found is not None and found.estimate <= self.tolerance:
+                return _as_split(problem, found, begun)
         stated = problem.pde() if isinstance(problem, Evolution) else problem
         search = _Search(self, Collocation(stated), torch.Generator().manual_seed(seed))
         attempt, status = search.run()
@@ -109,6 +114,19 @@ def _through_flux(problem: Any, tolerance: float, begun: float) -> Solution:
         status=f"{met} relative error {found.estimate:.1e} by integrating the flux on {found.panels} panels",
         error_estimate=found.estimate,
         cost={"unknowns": found.unknowns, "panels": found.panels},
+    )
+
+
+def _as_split(problem: Any, found: particular.Split, begun: float) -> Solution:
+    """Poisson's equation, as a particular solution and harmonic functions."""
+    how = "by a particular solution on a box and harmonic functions"
+    return Solution(
+        found.field,
+        problem=problem,
+        seconds=time.perf_counter() - begun,
+        status=f"converged: estimated relative error {found.estimate:.1e} {how}",
+        error_estimate=found.estimate,
+        cost={"unknowns": found.unknowns},
     )
 
 
@@ -145,7 +163,9 @@ class _Search:
             self.collocation, self.solver.tolerance, self.solver.bandwidth, self.limit, self.generator
         )
         best: _Attempt | None = None
-        reason = "more features did not help" if ansatz else f"a limit of {self.limit} features allows no choice of them"
+        reason = (
+            "more features did not help" if ansatz else f"a limit of {self.limit} features allows no choice of them"
+        )
         while ansatz is not None and self.attempts < 12:
             size = ansatz.size * self.collocation.components
             if size > self.limit:
@@ -160,7 +180,8 @@ class _Search:
             if not best.note and best.estimate <= self.solver.tolerance:
                 e, n = best.estimate, best.field.size
                 return best, f"converged: estimated relative error {e:.1e} with {n} features"
-            ansatz = ansatz.larger(found.residuals, found.estimate / self.solver.tolerance)
+            excess = found.estimate / self.solver.tolerance
+            ansatz = ansatz.larger(found.residuals, excess, found.field.coefficients[:, 0])
         if best is None:
             raise ValueError(
                 f"features={self.solver.features} and memory={self.solver.memory:g} are too small: {reason}"

@@ -1,4 +1,4 @@
-"""The linear algebra of features: rows of all equations, their QR or Cholesky factor, and the nested solutions in it."""
+"""The linear algebra of features: rows of all equations, their QR or Cholesky factor, and its nested solutions."""
 
 from __future__ import annotations
 

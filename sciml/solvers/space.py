@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sciml.domain import Domain
-from sciml.solvers.families import Family, Polynomials
+from sciml.solvers.families import VALUE, Family, Polynomials
 from sciml.solvers.modulated import Modulated
 
 __all__ = ["Graded", "Peaked"]
@@ -111,7 +111,7 @@ class Graded(_Spatial):
         found = (int((self._degrees[1] <= self.margin - k * _STEP).sum()) for k in (1, 2))
         return tuple(max(n, 1) for n in found)
 
-    def larger(self, residuals: Sequence[float], excess: float) -> Graded | None:
+    def larger(self, residuals: Sequence[float], excess: float, coefficients: Tensor) -> Graded | None:
         """See `Ansatz`."""
         whole, low = max(residuals[0], 1e-300), max(residuals[-1], 1e-300)
         slope = math.log(low / whole) / (2 * _STEP) if len(residuals) > 1 else 0.0
@@ -185,13 +185,36 @@ class Peaked(_Spatial):
         mean = (weight @ family.wavenumbers.square() / weight.sum()).sqrt()
         return mean + 2 * float(family.degrees.max()) / (upper - lower)
 
-    def larger(self, residuals: Sequence[float], excess: float) -> Peaked | None:
+    def larger(self, residuals: Sequence[float], excess: float, coefficients: Tensor) -> Peaked | None:
         """See `Ansatz`."""
         whole, low = max(residuals[0], 1e-300), max(residuals[-1], 1e-300)
         slope = math.log(low / whole) / math.log(_TIERS[1]) if len(residuals) > 1 else 0.0
         factor = (3 * excess) ** (1 / slope) if slope > 0.1 else math.inf
-        found = replace(self, level=self.level / min(max(factor, 1.5), 5.0)).within()
+        level = self.level / min(max(factor, 1.5), 5.0)
+        found = replace(self, level=level, wavenumbers=self._moved(coefficients)).within()
         return found if found.size > 1.1 * self.size else None
+
+    def _moved(self, coefficients: Tensor) -> Tensor:
+        """Wavenumbers such that the phases of the envelopes found so far are level on average.
+
+        Where a peak of the data lies is known to a fraction of the taper's width only. The envelope A of the wave that
+        was found there turns with exp(i d . x) if the wavenumber is off by d, and d is the mean of Im(grad A / A).
+        """
+        family = self.families[0]
+        assert isinstance(family, Modulated)
+        x = self.domain.interior(1000, torch.Generator().manual_seed(0), sobol=True)
+        value = family.envelopes.apply(x, VALUE)
+        slopes = [family.envelopes.apply(x, {(i,): 1.0}) for i in range(3)]
+        lower, upper = self.domain.bounds
+        moved, at = self.wavenumbers.clone(), 0
+        for j, (n, moving) in enumerate(zip(family.counts, family.moving, strict=True)):
+            if moving and n > 1:
+                c = torch.complex(coefficients[at : at + n], -coefficients[at + n : at + 2 * n])
+                a, *grads = (m[:, :n].to(c.dtype) @ c for m in (value, *slopes))
+                turn = torch.stack([(a.conj() * g).imag.sum() for g in grads]) / a.abs().square().sum()
+                moved[j] += turn.clamp(-math.pi / (upper - lower), math.pi / (upper - lower))
+            at += n * (1 + moving)
+        return moved
 
     def within(self) -> Peaked:
         """The same with a level that the limit allows."""

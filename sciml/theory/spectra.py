@@ -191,7 +191,7 @@ def _peaks_on(
 
 
 def _offsets(height: Tensor, spots: Tensor) -> Tensor:
-    """Where between grid points the maxima lie, in steps, ``(m, d)``: parabolas through the logarithms of neighbours."""
+    """Where between grid points maxima lie, in steps, ``(m, d)``: parabolas through the logarithms of neighbours."""
     log = height.clamp_min(1e-300).log()
     places = torch.stack(torch.unravel_index(spots, height.shape), 1)
     shape = torch.tensor(height.shape)
