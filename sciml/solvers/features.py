@@ -51,7 +51,7 @@ class FeatureSolver:
     """
 
     tolerance: float = 1e-8
-    features: int = 8000
+    features: int = 9000
     bandwidth: float | Sequence[float] | None = None
     memory: float = 4e9
 

@@ -60,7 +60,7 @@ class SolidHarmonics:
         found = []
         for l in range(self.degree + 1):  # noqa: E741
             # of size one on the unit sphere
-            size = 1 / math.factorial(l) if self.outward else math.factorial(l)
+            size = 1 / math.factorial(l) if self.outward else float(math.factorial(l))
             for m in range(l + 1):
                 value = self._derivative(table, l, m, index) * size
                 found += [value.real, value.imag] if m else [value.real]
