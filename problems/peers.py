@@ -59,6 +59,10 @@ class Config:
 VARIANTS = {
     "smoke": Config(problems=("line",), peers=("sciml", "differences"), budget=0.5),
     "paper": Config(),
+    "holes": Config(problems=("holes",)),
+    "five": Config(problems=("five",)),
+    "burgers": Config(problems=("burgers",)),
+    "line": Config(problems=("line",)),
     "long": Config(budget=300.0),
 }
 
