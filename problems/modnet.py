@@ -129,7 +129,7 @@ class Config:
 
 VARIANTS = {
     "smoke": Config(case="reaction", members=4, labels=(2,), steps=20, width=8, points=8, unseen=2),
-    "paper": Config(members=120, labels=(120,), cells=256, width=64, points=40, steps=2000, soap=True, lr=1e-2),
+    "paper": Config(members=120, labels=(120,), cells=256, width=64, points=20, steps=4000, soap=True, lr=1e-2),
     "reaction": Config(case="reaction", labels=(60,), points=30, soap=True, lr=1e-2),
     "ablation_burgers": Config(modes=MODES, labels=(4, 16), members=40, steps=1000),
     "ablation_transport": Config(
