@@ -113,7 +113,7 @@ def test_smoke_installs_nothing_and_reaches_its_targets(monkeypatch, tmp_path):
         ({"peers": ("fastqls",)}, "peers holds 'fastqls', but must be of sciml"),
         ({"problems": ("hole",)}, "problems holds 'hole', but must be of holes"),
         ({"budget": 0.0}, "budget is 0.0"),
-        ({"threads": 0}, "threads is 0"),
+        ({"threads": -1}, "threads is -1"),
     ],
 )
 def test_bad_options_are_refused(options, message):
