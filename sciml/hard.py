@@ -92,9 +92,9 @@ class HardField(nn.Module):
         found = field_taylor(self.factor, t), self.lift_taylor(t)
         solid = all(_same_memory(a, a) and not a.requires_grad for a in _tensors(t.value, *found))
         if plain and solid and torch.is_grad_enabled():  # in training
-            # the points are kept, so that their memory is not given to others
-            entry = (t.value.detach(), t.value._version, t.request, found)
-            self._known = [entry, *self._known[: _REMEMBERED - 1]]
+            # the points are kept, so that no others get their memory; copies with another network share the list
+            self._known.insert(0, (t.value.detach(), t.value._version, t.request, found))
+            del self._known[_REMEMBERED:]
         return found
 
     def lift_values(self) -> Tensor | None:

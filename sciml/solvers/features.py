@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sciml.problem import PDE, Elliptic, Evolution
-from sciml.solution import Solution
+from sciml.solution import Solution, check_tolerance
 from sciml.solvers import flux
 from sciml.solvers.ansatz import Ansatz, start
 from sciml.solvers.collocation import Block, Collocation
@@ -56,8 +56,7 @@ class FeatureSolver:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not 1e-14 <= self.tolerance < 1:
-            raise ValueError(f"tolerance is {self.tolerance}, but float64 can give 1e-14 at best, and 1 is no accuracy")
+        check_tolerance(self.tolerance)
         if not (isinstance(self.features, int) and self.features >= 10):
             raise ValueError(f"features is {self.features!r}, but must be a whole number >= 10")
         if not self.memory > 0:

@@ -25,7 +25,7 @@ import torch
 from sciml.networks import Dense, sine
 from sciml.optimizers import GaussNewton
 from sciml.problem import PDE, Elliptic, Evolution
-from sciml.solution import Solution, compare
+from sciml.solution import Solution, check_tolerance, compare
 from sciml.solvers.collocation import Collocation
 from sciml.solvers.differences import FiniteDifference
 from sciml.solvers.elements import FiniteElement
@@ -120,10 +120,9 @@ def solve(
 def _check(problem: Any, tolerance: float, seconds: float) -> None:
     if not isinstance(problem, (Elliptic, PDE, Evolution)):
         raise TypeError(f"problem is a {type(problem).__name__}, but solve accepts Elliptic, PDE and Evolution")
-    if not 1e-14 <= tolerance < 1:
-        raise ValueError(f"tolerance is {tolerance}, but float64 can give 1e-14 at best, and 1 is no accuracy")
-    if not seconds > 0:
-        raise ValueError(f"seconds is {seconds}, but must be positive")
+    check_tolerance(tolerance)
+    if not (isinstance(seconds, (int, float)) and seconds > 0):
+        raise ValueError(f"seconds is {seconds!r}, but must be positive")
 
 
 def _estimate(solution: Solution) -> float:
