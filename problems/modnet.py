@@ -198,7 +198,7 @@ def transport(config: Config, run: Any) -> dict[str, Any]:
             model=0.0 if mode == "labels only" else config.model,
             points=config.points,
             balance=True,
-            stages=(Adam(config.steps, lr=config.lr),),
+            stages=((SOAP if config.soap else Adam)(config.steps, lr=config.lr),),
         )
         operator = options.solve(equation, pairs(config.members, run.seed), run.seed)
         found = torch.stack([operator(*pair)(x) for pair in unseen], 1)
