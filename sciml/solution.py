@@ -31,6 +31,8 @@ _FIELDS = {
     "mesh": "sciml.solvers.meshfield:MeshField",
     "panels": "sciml.solvers.panels:PanelField",
     "features": "sciml.solvers.featurefield:FeatureField",
+    "patches": "sciml.solvers.cover:PatchField",
+    "slabs": "sciml.solvers.cover:SlabField",
     "integral": "sciml.solvers.integral:IntegralNetwork",
     "potential": "sciml.solvers.singular_kernel:PotentialField",
 }

@@ -24,7 +24,7 @@ from sciml.solvers.families import Bubbles, Family, Polynomials, Waves, degrees_
 from sciml.solvers.singular import Powers, corner_features, hole_features, regular_features
 from sciml.theory.spectra import bandwidth
 
-__all__ = ["Ansatz", "start"]
+__all__ = ["Ansatz", "fitted", "start", "wavenumbers"]
 
 _MARGIN = 9.0  # how far the bandwidth lies above the highest wavenumber of the data, in units of 1 / half side
 _LOW = 14.0  # bandwidth, in the same units, at which a first attempt with singular functions is made
@@ -93,12 +93,14 @@ class Lattice:
         kappa: bandwidth in units of one over the half sides, ``(d,)``.
         harmonic: whether solutions are harmonic but for a smooth part.
         level: highest power of the singular functions; 0 for none.
+        before: residual of the attempt with fewer singular functions, if there was one.
     """
 
     domain: Domain
     kappa: Tensor
     harmonic: bool
     level: int = 0
+    before: float = math.inf
 
     @cached_property
     def families(self) -> list[Family]:
@@ -187,6 +189,9 @@ class Lattice:
         if not self.level:
             return replace(self, kappa=self.kappa * factor)
         more = 6 if self.harmonic else 2
+        # around holes and corners a harmonic function is all powers: waves only as far as these do not help any more
+        if self.harmonic and whole < 0.5 * self.before:
+            return replace(self, level=self.level + more, before=whole)
         # what the last singular functions gained, and what the last waves did
         powers, waves = residuals[1] / whole, low / residuals[1]
         if powers > max(1.5, waves):
@@ -256,14 +261,13 @@ class TotalDegree:
         return twice if excess > 100 or twice.size < 3 * self.size else replace(self, degree=self.degree + 1)
 
 
-def start(collocation: Collocation, tolerance: float, given: Any, limit: int, generator: torch.Generator) -> Ansatz:
+def start(collocation: Collocation, tolerance: float, given: Any, generator: torch.Generator) -> Ansatz:
     """The first choice for a problem.
 
     Args:
         collocation: the problem.
         tolerance: to be reached.
         given: a bandwidth, or None for that of the data.
-        limit: of unknowns.
         generator: of the lines along which spectra are taken.
     """
     problem, domain = collocation.problem, collocation.problem.domain
@@ -272,13 +276,17 @@ def start(collocation: Collocation, tolerance: float, given: Any, limit: int, ge
     lower, upper = domain.bounds
     harmonic = isinstance(problem, Elliptic) and problem.constant_diffusion is not None and not problem.has_reaction
     if given is not None:
-        wavenumbers = torch.as_tensor(given, dtype=torch.float64).expand(domain.dim)
-        return Lattice(domain, wavenumbers * (upper - lower) / 2, harmonic and collocation.linear)
-    kappa = _of_data(collocation, generator) * (upper - lower) / 2
+        largest = torch.as_tensor(given, dtype=torch.float64).expand(domain.dim)
+        return Lattice(domain, largest * (upper - lower) / 2, harmonic and collocation.linear)
+    kappa = wavenumbers(collocation, generator) * (upper - lower) / 2
     # a generous margin costs little in the plane; in space it is kept to what the tolerance asks for
     kappa = kappa + (_MARGIN if domain.dim < 3 else min(_MARGIN, 2 - 0.5 * math.log10(tolerance)))
-    ansatz = Lattice(domain, kappa, harmonic and collocation.linear)
-    while ansatz.size * collocation.components > limit and float(ansatz.kappa.max()) > 4:
+    return Lattice(domain, kappa, harmonic and collocation.linear)
+
+
+def fitted(ansatz: Ansatz, limit: int) -> Ansatz:
+    """The same with a smaller bandwidth, if there are more than `limit` features."""
+    while isinstance(ansatz, Lattice) and ansatz.size > limit and float(ansatz.kappa.max()) > 4:
         ansatz = replace(ansatz, kappa=0.85 * ansatz.kappa)
     return ansatz
 
@@ -290,7 +298,7 @@ def _vanishes(problem: Elliptic | PDE) -> bool:
     return all(isinstance(c, Dirichlet) and c.on is None and c.value == 0 for c in problem.conditions)
 
 
-def _of_data(collocation: Collocation, generator: torch.Generator) -> Tensor:
+def wavenumbers(collocation: Collocation, generator: torch.Generator) -> Tensor:
     """The largest wavenumbers ``(d,)`` that the data put into the solution."""
     problem, domain = collocation.problem, collocation.problem.domain
     fields: list[tuple[Any, int, float]] = []

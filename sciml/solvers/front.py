@@ -92,7 +92,7 @@ def solve(
     best: Solution | None = None
     chosen, notes = "", list[str]()
     clock = Deadline(begun + seconds)
-    for method in _methods(problem, tolerance, seed, (*callbacks, clock), device):
+    for method in _methods(problem, tolerance, seed, callbacks, clock, device):
         if notes and clock.over:
             notes.append(f"{method.name} not tried, {seconds:g} s are over")
             continue
@@ -165,13 +165,19 @@ def _linear(problem: Elliptic | PDE | Evolution) -> bool:
 
 
 def _methods(
-    problem: Elliptic | PDE | Evolution, tolerance: float, seed: int, callbacks: Sequence[Callback], device: str
+    problem: Elliptic | PDE | Evolution,
+    tolerance: float,
+    seed: int,
+    callbacks: Sequence[Callback],
+    clock: Deadline,
+    device: str,
 ) -> list[_Method]:
     """What to try, in order."""
     inverse = isinstance(problem, PDE) and bool(problem.unknowns)
 
     def features() -> Iterator[Solution]:
-        yield FeatureSolver(tolerance=tolerance).solve(problem, seed)
+        left = max(clock.at - time.perf_counter(), 1e-3)
+        yield FeatureSolver(tolerance=tolerance, seconds=left).solve(problem, seed)
 
     found = []
     if not inverse:
@@ -195,7 +201,7 @@ def _methods(
         )
     why = "scalars are unknown" if inverse else "nothing else met the tolerance"
     # an ill-conditioned sum of neurons: trained networks end near 1e-8 even where they only interpolate
-    found.append(_Method("networks", why, lambda: _networks(problem, seed, callbacks, device), floor=1e-8))
+    found.append(_Method("networks", why, lambda: _networks(problem, seed, (*callbacks, clock), device), floor=1e-8))
     return found
 
 

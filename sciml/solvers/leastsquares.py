@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sciml.solvers.collocation import Block, Rows
+from sciml.conditions import Periodic
+from sciml.solvers.collocation import Block, Collocation, Rows, Values
 from sciml.solvers.families import Family
+from sciml.solvers.featurefield import FeatureField
 
-__all__ = ["Factor", "System"]
+__all__ = ["UNDETERMINED", "Factor", "System"]
+
+UNDETERMINED = "the problem does not determine its solution: something may be added to it"
 
 _CHUNK = 2**24  # numbers in one block of a points x features matrix
 
@@ -39,7 +44,21 @@ class System:
         """Number of features."""
         return sum(f.size for f in self.families)
 
-    def scale(self, rows: Rows) -> Tensor:
+    def field(self, coefficients: Tensor) -> FeatureField:
+        """From coefficients in the order of the columns."""
+        return FeatureField(self.families, coefficients.reshape(self.components, -1).T.contiguous())
+
+    def values(self, collocation: Collocation, block: Block, field: FeatureField | None) -> Values | None:
+        """The derivatives of a field that a block's equations see; None without a field or where they do not matter."""
+        if field is None or isinstance(block.condition, Periodic):
+            return None
+        return {i: field.derivative(block.x, {i: 1.0}) for i in collocation.indices_of(block)}
+
+    def factor(self, equations: Sequence[tuple[Block, list[Rows]]]) -> Factor:
+        """The QR of all rows."""
+        return Factor(self.matrix(equations), self.damping, self.order)
+
+    def scale(self, block: Block, rows: Rows) -> Tensor:
         """The operator's size at the bandwidth, ``(n,)``."""
         total = sum(
             w.abs() * float(self.bandwidth[list(i)].prod()) for operator in rows.operators for i, w in operator.items()
@@ -49,7 +68,7 @@ class System:
         floor = 0.01 * float(total.mean()) if total.numel() else 0.0
         return total.clamp_min(floor or 1.0)
 
-    def matrix(self, equations: list[tuple[Block, list[Rows]]]) -> Tensor:
+    def matrix(self, equations: Sequence[tuple[Block, list[Rows]]]) -> Tensor:
         """All rows, each times the root of its quadrature weight over its scale."""
         height = sum(len(block.x) * len(rows) for block, rows in equations)
         width = self.size * self.components
@@ -58,7 +77,7 @@ class System:
         at = 0
         for block, equation in equations:
             for rows in equation:
-                scale = self.scale(rows)
+                scale = self.scale(block, rows)
                 w = block.weight.sqrt() / scale
                 for start in range(0, len(block.x), step):
                     part = slice(start, min(start + step, len(block.x)))
@@ -106,8 +125,9 @@ class Factor:
             matrix = torch.cat([matrix, rows])
         self.triangle = torch.linalg.qr(matrix, mode="r").R
 
-    def solve(self, columns: int) -> Tensor:
-        """Coefficients ``(size,)``, zero beyond the first columns."""
+    def solve(self, columns: int | None = None) -> Tensor:
+        """Coefficients ``(size,)``, zero beyond the first columns; None takes all."""
+        columns = self.size if columns is None else columns
         r = self.triangle[:columns, :columns]
         c = torch.linalg.solve_triangular(r, self.triangle[:columns, -1:], upper=True)[:, 0]
         full = torch.zeros(self.size, dtype=c.dtype)
