@@ -133,7 +133,7 @@ VARIANTS = {
     "reaction": Config(case="reaction", labels=(60,), points=30, soap=True, lr=1e-2),
     "ablation_burgers": Config(modes=MODES, labels=(4, 16), members=40, steps=1000),
     "ablation_transport": Config(
-        case="transport", modes=MODES, labels=(2, 8, 20), members=40, steps=1000, points=8, lr=1e-2
+        case="transport", modes=MODES, labels=(4, 20), members=40, steps=800, points=8, lr=1e-2
     ),
 }
 
