@@ -191,7 +191,10 @@ def executor(config: Config) -> Any:
         from distributed import Client
     except ImportError as error:
         raise ValueError("scheduler needs dask: pip install 'sciml-solvers[cluster]'") from error
-    return Client(config.scheduler)
+    try:
+        return Client(config.scheduler)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"scheduler is {config.scheduler!r}, but nothing answers there: {error}") from error
 
 
 def run(config: Config, run: Any) -> dict[str, Any]:
@@ -211,6 +214,7 @@ def run(config: Config, run: Any) -> dict[str, Any]:
     home = run.path.parent if (run.path.parent / "config.json").exists() else run.path  # seeds share their masks
     where = Path(config.cache) if config.cache else home / "masks.h5"
     store = Store(where, mechanism.n_species, evaluate.size, evaluate.fingerprint)
+    run.precious = True  # an error must not cost finished simulations
 
     def keep(archive: Archive) -> None:
         if archive.best is None:

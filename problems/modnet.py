@@ -129,11 +129,11 @@ class Config:
 
 VARIANTS = {
     "smoke": Config(case="reaction", members=4, labels=(2,), steps=20, width=8, points=8, unseen=2),
-    "paper": Config(members=120, labels=(120,), cells=256, width=64, points=40, steps=2000, soap=True, lr=1e-2),
-    "reaction": Config(case="reaction", members=60, labels=(60,), width=16, points=30, steps=200, newton=40),
-    "ablation_burgers": Config(modes=MODES, labels=(2, 8, 30), members=40, steps=1000),
+    "paper": Config(members=120, labels=(120,), cells=256, width=64, points=20, steps=4000, soap=True, lr=1e-2),
+    "reaction": Config(case="reaction", labels=(60,), points=30, soap=True, lr=1e-2),
+    "ablation_burgers": Config(modes=MODES, labels=(4, 16), members=40, steps=1000),
     "ablation_transport": Config(
-        case="transport", modes=MODES, labels=(2, 4, 8, 20), eps=0.1, members=40, steps=1000, points=8, lr=1e-2
+        case="transport", modes=MODES, labels=(4, 20), members=40, steps=800, points=8, lr=1e-2
     ),
 }
 
@@ -198,7 +198,7 @@ def transport(config: Config, run: Any) -> dict[str, Any]:
             model=0.0 if mode == "labels only" else config.model,
             points=config.points,
             balance=True,
-            stages=(Adam(config.steps, lr=config.lr),),
+            stages=((SOAP if config.soap else Adam)(config.steps, lr=config.lr),),
         )
         operator = options.solve(equation, pairs(config.members, run.seed), run.seed)
         found = torch.stack([operator(*pair)(x) for pair in unseen], 1)

@@ -45,20 +45,24 @@ class Config:
         problems: which of holes, five, burgers and line.
         peers: which of sciml, scikit-fem, differences and the names of ``peers_pins.json``.
         budget: seconds for each peer on each problem, imports and measurements apart.
-        threads: that each process may use.
+        threads: that each process may use; 0 takes as many as there are cores for this process.
         environments: folder of the virtual environments; empty takes ``~/.cache/sciml/peers``.
     """
 
     problems: tuple[str, ...] = PROBLEMS
     peers: tuple[str, ...] = ("sciml", "scikit-fem", "differences", "fastlsq", "deepxde", "scimba")
     budget: float = 60.0
-    threads: int = 2
+    threads: int = 0
     environments: str = ""
 
 
 VARIANTS = {
     "smoke": Config(problems=("line",), peers=("sciml", "differences"), budget=0.5),
     "paper": Config(),
+    "holes": Config(problems=("holes",)),
+    "five": Config(problems=("five",)),
+    "burgers": Config(problems=("burgers",)),
+    "line": Config(problems=("line",)),
     "long": Config(budget=300.0),
 }
 
@@ -86,7 +90,7 @@ def run(config: Config, run: Any) -> dict[str, Any]:
         for problem, by_peer in results.items()
         if "sciml" in by_peer
     }
-    return {"rows": rows, "beside sciml": beside, "curves": results, "table": table}
+    return {"threads": threads_of(config), "rows": rows, "beside sciml": beside, "curves": results, "table": table}
 
 
 def check(config: Config) -> None:
@@ -100,8 +104,14 @@ def check(config: Config) -> None:
                 raise ValueError(f"{name} holds {word!r}, but must be of {', '.join(known)}")
     if not config.budget > 0:
         raise ValueError(f"budget is {config.budget}, but must be a positive number of seconds")
-    if config.threads < 1:
-        raise ValueError(f"threads is {config.threads}, but must be at least 1")
+    if config.threads < 0:
+        raise ValueError(f"threads is {config.threads}, but must be at least 0")
+
+
+def threads_of(config: Config) -> int:
+    """Threads of every process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return config.threads or cores
 
 
 # --------------------------------------------------------------------------------------------------- environments
@@ -138,7 +148,7 @@ def measure(peer: str, problem: str, config: Config, python: str, file: Path, se
         return
     script = HERE / f"_peers_{'sciml' if method else peer}.py"
     words = [python, str(script), problem, str(config.budget), str(seed), str(file), *([method] if method else [])]
-    threads = {f"{k}_NUM_THREADS": str(config.threads) for k in ("OMP", "MKL", "OPENBLAS")}
+    threads = {f"{k}_NUM_THREADS": str(threads_of(config)) for k in ("OMP", "MKL", "OPENBLAS")}
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | threads
     note = ""
     try:

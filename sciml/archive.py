@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,8 +140,19 @@ class Store:
         row = len(self._outcomes)
         if design in self:
             return
-        with h5py.File(self.path, "r+") as file:
+        with self._opened() as file:
             for name, value in (("designs", design), ("objectives", objective), ("errors", errors)):
                 file[name].resize(row + 1, axis=0)
                 file[name][row] = value
         self._outcomes[design.tobytes()] = (float(objective), np.asarray(errors, dtype=float))
+
+    def _opened(self, patience: float = 60.0) -> h5py.File:
+        """The file, to be written; whoever happens to read it locks it for a moment."""
+        until = time.monotonic() + patience
+        while True:
+            try:
+                return h5py.File(self.path, "r+")
+            except BlockingIOError as error:
+                if time.monotonic() > until:
+                    raise OSError(f"the cache {self.path} is locked by another program: {error}") from error
+                time.sleep(0.05)

@@ -53,7 +53,7 @@ class Taylor:
         if order == 1:
             return Taylor(x, first)
         if pairs is None:
-            return Taylor(x, first, lap=torch.zeros_like(x))
+            return Taylor(x, first, lap=x.new_zeros(1, d).expand(n, d))
         return Taylor(x, first, second=x.new_zeros(len(pairs), n, d), pairs=pairs)
 
     @property

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from sciml.calculus import Taylor, jet
 from sciml.domain import Domain, domain_from
@@ -21,6 +22,9 @@ from sciml.networks import Dense, Mscale
 
 __all__ = ["Hard", "HardField", "field_taylor"]
 
+Expansions = tuple[Taylor, Taylor | float]
+
+_REMEMBERED = 6  # sets of points whose factor and lift are kept
 _PROBE = "lift at points"  # values of a lift, by which a file recognises it
 _INNER: dict[str, type[Dense] | type[Mscale]] = {"dense": Dense, "mscale": Mscale}
 
@@ -38,6 +42,7 @@ class HardField(nn.Module):
     def __init__(self, network: nn.Module, domain: Domain) -> None:
         super().__init__()
         self.network, self.domain = network, domain
+        self._known: list[tuple[Tensor, int, tuple[Any, ...], Expansions]] = []
 
     def factor(self, x: Tensor) -> Tensor:
         """F at points, ``(n,)``."""
@@ -72,11 +77,25 @@ class HardField(nn.Module):
             raise ValueError(
                 "t is an expansion after another map, but boundary values are built in at points of the domain"
             )
-        result = self.network.taylor(t) * field_taylor(self.factor, t)  # type: ignore[operator]
-        lift = self.lift_taylor(t)
+        factor, lift = self._expansions(t)
+        result = self.network.taylor(t) * factor  # type: ignore[operator]
         if isinstance(lift, Taylor):
             return result + lift
         return Taylor(result.value + lift, result.first, result.lap, result.second, result.pairs)
+
+    def _expansions(self, t: Taylor) -> Expansions:
+        """Factor and lift, which depend on the points alone: training returns to the same points many times a step."""
+        plain = not t.value.requires_grad and forward_ad.unpack_dual(t.value).tangent is None
+        for x, version, request, known in self._known if plain else []:
+            if request == t.request and x._version == version and _same_memory(x, t.value):
+                return known
+        found = field_taylor(self.factor, t), self.lift_taylor(t)
+        solid = all(_same_memory(a, a) and not a.requires_grad for a in _tensors(t.value, *found))
+        if plain and solid and torch.is_grad_enabled():  # in training
+            # the points are kept, so that no others get their memory; copies with another network share the list
+            self._known.insert(0, (t.value.detach(), t.value._version, t.request, found))
+            del self._known[_REMEMBERED:]
+        return found
 
     def lift_values(self) -> Tensor | None:
         """Values of the lift at fixed points, by which `restore` recognises it; None where a file holds all of it."""
@@ -203,6 +222,22 @@ def _is_seed(t: Taylor) -> bool:
     if first is None or first.shape[0] != first.shape[-1] or first.shape[1] != 1 and first.stride(1) != 0:
         return False
     return torch.equal(first[:, 0], torch.eye(len(first), dtype=first.dtype, device=first.device))
+
+
+def _tensors(*parts: Any) -> list[Tensor]:
+    """The tensors among values and expansions."""
+    found: list[Any] = []
+    for p in parts:
+        found += [p.value, p.first, p.lap, p.second] if isinstance(p, Taylor) else [p]
+    return [a for a in found if isinstance(a, Tensor)]
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are views of the same numbers; never for those of a transform of `torch.func`."""
+    try:
+        return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+    except RuntimeError:  # a batched or differentiated tensor has no memory of its own
+        return False
 
 
 def field_taylor(field: Callable[[Tensor], Tensor], t: Taylor) -> Taylor:

@@ -405,6 +405,10 @@ class PDE(_Boundary):
         values = (p.value if isinstance(p, Unknown) else p for p in parts)
         return tuple(check_values("residual", v, x) for v in values)
 
+    def restated(self, domain: Domain, conditions: Sequence[Condition]) -> PDE:
+        """The same equation on another domain, with other conditions."""
+        return PDE(domain, self.coordinates, self._residual, conditions, self.exact, self.unknowns)
+
     @property
     def order(self) -> int:
         """Highest order of derivative in the residual."""

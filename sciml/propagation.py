@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 
 from sciml.activations import Activation, Derivatives
 from sciml.calculus import Pairs, Taylor
+from sciml.laplacian import Laplacian
 
 __all__ = ["Channels", "Gradient", "Layer", "Step", "propagate"]
 
@@ -62,14 +63,22 @@ def propagate(t: Taylor, hidden: Sequence[Layer], weight: Tensor, bias: Tensor, 
         shortcut: a hidden layer adds the one before it where their widths are equal.
     """
     first = t.first
-    if first is None or t.lap is not None or t.second is not None or weight.shape[-1] > 1 or not _constant(first):
+    if first is None or t.second is not None or weight.shape[-1] > 1 or not _constant(first):
         return _by_steps(t, hidden, weight, bias, shortcut)
     if len(t.value) == 1:  # one point at a time, as in a batch of gradients: reverse mode would go through twice
         return _by_steps(t, hidden, weight, bias, shortcut)
-    parameters = [p for layer in hidden for p in layer[:2]]
+    parameters = [p for layer in hidden for p in layer[:2]] + [weight, bias]
     activations = tuple(layer.activation for layer in hidden)
     above = int(torch.is_grad_enabled())
-    value, gradient = Gradient.apply(t.value, activations, shortcut, above, *parameters, weight, bias)[:2]
+    if t.lap is not None:
+        # training needs what the channels keep: to go through twice would take longer
+        if above or not _constant(t.lap[None]):
+            return _by_steps(t, hidden, weight, bias, shortcut)
+        channels = partial(_laplacian_by_channels, activations, shortcut)
+        seeds = t.value, first[:, 0], t.lap[0]
+        value, gradient, laplacian = Laplacian.apply(*seeds, activations, shortcut, channels, *parameters)
+        return Taylor(value[:, None], gradient[..., None], laplacian[:, None])
+    value, gradient = Gradient.apply(t.value, activations, shortcut, above, *parameters)[:2]
     return Taylor(value[:, None], torch.matmul(first[:, 0], gradient)[..., None])
 
 
@@ -430,6 +439,17 @@ def _by_channels(
     t = _by_steps(Taylor.seed(x, 1), layers, parameters[-2], parameters[-1], shortcut)
     assert t.first is not None
     return t.value[:, 0], t.first[..., 0]
+
+
+def _laplacian_by_channels(
+    activations: Sequence[Activation], shortcut: bool, x: Tensor, first: Tensor, lap: Tensor, *parameters: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`Laplacian` by derivative channels."""
+    layers = [Layer(*p) for p in zip(parameters[:-2:2], parameters[1:-2:2], activations, strict=True)]
+    seed = Taylor(x, first.unsqueeze(1).expand(len(first), *x.shape), lap.expand(x.shape))
+    t = _by_steps(seed, layers, parameters[-2], parameters[-1], shortcut)
+    assert t.first is not None and t.lap is not None
+    return t.value[:, 0], t.first[..., 0], t.lap[:, 0]
 
 
 def _adds(weights: Sequence[Tensor], k: int, shortcut: bool) -> bool:

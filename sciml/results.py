@@ -108,12 +108,14 @@ class Run:
         path: the folder while it is being written.
         seed: of this run.
         metrics: what will become metrics.json.
+        precious: set it once there is something that must survive an error: the folder is then kept, to be resumed.
         load: reads a saved solution back, ``load(path, problem=problem)``; handed in, since solutions stand above.
     """
 
     def __init__(self, path: Path, seed: int, load: Callable[..., Any], provenance: dict[str, Any]) -> None:
         self.path, self.seed = path, seed
         self.metrics: dict[str, Any] = {}
+        self.precious = False
         self.load, self._provenance = load, provenance
         self._arrays: dict[str, np.ndarray] = {}
 
@@ -209,7 +211,9 @@ def _now() -> str:
 
 @contextmanager
 def begin(path: Path, config: Mapping[str, Any], command: str, load: Callable[..., Any]) -> Iterator[Run]:
-    """A new run folder: renamed to `path` when the block ends, removed if it raises, kept on Ctrl-C.
+    """A new run folder: renamed to `path` when the block ends, kept on Ctrl-C, removed if it raises.
+
+    What raises after a seed was finished, or after the run became `precious`, leaves a folder to be resumed.
 
     Args:
         path: the folder of the finished run; must not exist.
@@ -237,6 +241,11 @@ def begin(path: Path, config: Mapping[str, Any], command: str, load: Callable[..
         os.replace(partial, path)
         raise Interrupted(path) from interrupt
     except BaseException:
+        if run.precious or any(partial.glob("seed*/")):
+            run._write("interrupted")
+            os.replace(partial, path)
+            print(f"what was finished is kept; resume with `sciml resume {path}`", file=sys.stderr)
+            raise
         shutil.rmtree(partial, ignore_errors=True)
         for folder in made:
             if not any(folder.iterdir()):

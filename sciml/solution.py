@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sciml.files import read_h5, write_h5
 
-__all__ = ["Solution", "compare", "load"]
+__all__ = ["Solution", "check_tolerance", "compare", "load"]
 
 # kind in the file -> class that restores it; strings, because solvers stand above this room
 _FIELDS = {
@@ -31,6 +31,8 @@ _FIELDS = {
     "mesh": "sciml.solvers.meshfield:MeshField",
     "panels": "sciml.solvers.panels:PanelField",
     "features": "sciml.solvers.featurefield:FeatureField",
+    "patches": "sciml.solvers.cover:PatchField",
+    "slabs": "sciml.solvers.cover:SlabField",
     "integral": "sciml.solvers.integral:IntegralNetwork",
     "potential": "sciml.solvers.singular_kernel:PotentialField",
 }
@@ -226,6 +228,12 @@ def _evaluate(function: Callable[[Tensor], Tensor], points: Tensor, name: str) -
                 raise ValueError(f"{name} gave shape {shape} at {len(chunk)} points, but must give (n,) or (n, m)")
             parts.append(values.to("cpu", torch.float64))
     return torch.cat(parts)
+
+
+def check_tolerance(tolerance: Any) -> None:
+    """Refuse what no relative L2 error in double precision can be."""
+    if not (isinstance(tolerance, (int, float)) and 1e-14 <= tolerance < 1):
+        raise ValueError(f"tolerance is {tolerance!r}, but float64 can give 1e-14 at best, and 1 is no accuracy")
 
 
 def compare(

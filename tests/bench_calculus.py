@@ -1,8 +1,9 @@
 """How long a Laplacian takes: `python tests/bench_calculus.py` prints a table.
 
 One Laplacian of a network of four hidden layers of width 64 at 4096 points, float64, without a graph: by the forward
-propagation of `jet`, and as the trace of `torch.func.hessian` under `vmap`. Both give the same numbers to 1e-10.
-Contestants take turns and the fastest turn of each counts; with one thread the clock is the thread's CPU time.
+propagation of `jet`, and as the trace of `torch.func.hessian` under `vmap`, of all points at once or of 1024 at a time,
+whichever is faster. All give the same numbers to 1e-10. Contestants take turns and the fastest turn of each counts;
+with one thread the clock is the thread's CPU time.
 """
 
 import sys
@@ -19,7 +20,7 @@ WANTED = {2: 4.0, 10: 10.0}  # times as fast, by dimension
 
 
 def contestants(d, activation, points=POINTS):
-    """The two Laplacians as functions of nothing."""
+    """The Laplacians as functions of nothing."""
     network = Dense(d, WIDTHS, activation=activation)
     x = torch.rand(points, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -30,11 +31,11 @@ def contestants(d, activation, points=POINTS):
         with torch.no_grad():
             return jet(network, x).laplacian
 
-    def hessian():
+    def hessian(chunk):
         with torch.no_grad():
-            return torch.func.vmap(lambda y: torch.func.hessian(scalar)(y).trace(), chunk_size=1024)(x)
+            return torch.func.vmap(lambda y: torch.func.hessian(scalar)(y).trace(), chunk_size=chunk)(x)
 
-    return {"jet": propagated, "trace of hessian": hessian}
+    return {"jet": propagated, "trace of hessian": lambda: hessian(None), "1024 at a time": lambda: hessian(1024)}
 
 
 def main(rounds=3, threads=(1, 2)):
@@ -44,11 +45,11 @@ def main(rounds=3, threads=(1, 2)):
         for d, wanted in WANTED.items():
             for activation in (sine, tanh):
                 functions = contestants(d, activation)
-                fast, slow = (f() for f in functions.values())
+                fast, slow, _ = (f().detach() for f in functions.values())
                 gap = float((fast - slow).abs().max() / slow.abs().max())
                 assert gap <= 1e-10, gap
                 best = race(functions, rounds)
-                ratio = best["trace of hessian"] / best["jet"]
+                ratio = min(best["trace of hessian"], best["1024 at a time"]) / best["jet"]
                 times = ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in best.items())
                 verdict = "reached" if ratio >= wanted else "MISSED"
                 print(

@@ -1,11 +1,13 @@
 """What a search remembers: in order in memory, by design on disk, through crashes."""
 
+import fcntl
 import math
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import h5py
@@ -128,3 +130,12 @@ def test_a_driver_killed_at_any_time_loses_no_outcome(tmp_path):
         assert len(store) >= reported + 1
         for n in range(reported + 1):
             assert store[np.array([n >> k & 1 for k in range(20)])][0] == n
+
+
+def test_a_reader_that_locks_the_file_for_a_moment_costs_nothing(tmp_path):
+    store = Store(tmp_path / "masks.h5", 3, 2, "a mechanism")
+    with open(tmp_path / "masks.h5", "rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        threading.Timer(0.3, fcntl.flock, (reader, fcntl.LOCK_UN)).start()
+        store[np.array([1, 0, 1])] = (2.0, np.zeros(2))
+    assert len(Store(tmp_path / "masks.h5", 3, 2, "a mechanism")) == 1

@@ -141,6 +141,31 @@ def test_jets_are_exact(name, activation):
             torch.testing.assert_close(shape(full.second[i, j]).reshape(5, -1), second[..., i, j], **close)
 
 
+@pytest.mark.parametrize("name", BUILDERS)
+def test_laplacians_go_through_in_blocks_and_still_transform(name, monkeypatch):
+    network, x, v = randomised(BUILDERS[name](2, sine)), points(70, 2), points(70, 2).flip(0)
+    # by other channels, which have no blocks
+    other = lambda y: jet(network, y, 2, [(0, 0), (1, 1)])  # noqa: E731
+    expected = other(x)
+    monkeypatch.setattr("sciml.laplacian._ENTRIES", 1)  # blocks of 32 points
+
+    def along(f):
+        return torch.func.jvp(lambda y: f(y).laplacian, (x,), (v,))[1]
+
+    with torch.no_grad():
+        found, moved = jet(network, x), along(lambda y: jet(network, y))
+        each = vmap(lambda y: jet(network, y[None].expand(2, 2)).laplacian[0])(x)
+    for part in ("value", "gradient", "laplacian"):
+        torch.testing.assert_close(getattr(found, part), getattr(expected, part), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(moved, along(other), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(each, expected.laplacian, rtol=1e-10, atol=1e-10)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    losses = [j.laplacian.square().sum() + j.value.sum() for j in (other(x), jet(network, x))]  # each bias matters
+    grads = [torch.autograd.grad(loss, parameters) for loss in losses]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * float(a.abs().max()))
+
+
 def test_an_expansion_along_another_map_is_carried_through():
     inner, outer, x = randomised(Dense(2, (5,), 3)), randomised(Mscale(3, (4,), (1, 2))), points(6, 2)
 
@@ -474,3 +499,27 @@ def test_a_hard_field_comes_back_and_asks_for_its_lift():
 def test_wrong_arguments_are_refused_with_a_sentence(call):
     with pytest.raises(ValueError, match="but|needs|must"):
         call()
+
+
+def test_factor_and_lift_are_kept_for_the_same_points_only():
+    calls = []
+
+    def lift(x):
+        calls.append(len(x))
+        return x[:, 0] ** 3
+
+    field, x = Hard(Dense(2, (5,)), Box([0, 0], [1, 1]), lift=lift), points(9, 2).clamp(0, 1)
+    fresh = lambda y: jet(Hard(field.network, field.domain, lift=lift), y).laplacian  # noqa: E731
+    jet(field, x)
+    count = len(calls)
+    again = jet(field, x.view(3, 3, 2).view(9, 2)).laplacian  # another view of the same numbers
+    assert len(calls) == count
+    torch.testing.assert_close(again, fresh(x), rtol=0, atol=0)
+    torch.testing.assert_close(jet(field, x[:5]).laplacian, fresh(x[:5]), rtol=0, atol=0)
+    torch.testing.assert_close(jet(field, x, 1).gradient, jet(field, x.clone(), 1).gradient, rtol=0, atol=0)
+    x.mul_(0.5)
+    torch.testing.assert_close(jet(field, x).laplacian, fresh(x), rtol=0, atol=0)
+    slope = jacrev(lambda y: field(y[None])[0])(x[3])  # the points themselves may be differentiated
+    torch.testing.assert_close(slope, jet(field, x).gradient[3])
+    y = x.clone().requires_grad_()
+    assert torch.autograd.grad(field(y).sum(), y)[0].shape == y.shape

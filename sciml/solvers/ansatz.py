@@ -26,7 +26,7 @@ from sciml.solvers.singular import Powers, corner_features, hole_features, regul
 from sciml.solvers.space import Graded, Peaked
 from sciml.theory.spectra import bandwidth, peaks
 
-__all__ = ["Ansatz", "start"]
+__all__ = ["Ansatz", "fitted", "start", "wavenumbers"]
 
 _MARGIN = 9.0  # how far the bandwidth lies above the highest wavenumber of the data, in units of 1 / half side
 _LOW = 14.0  # bandwidth, in the same units, at which a first attempt with singular functions is made
@@ -107,6 +107,7 @@ class Lattice:
         kappa: bandwidth in units of one over the half sides, ``(d,)``.
         harmonic: whether solutions are harmonic but for a smooth part.
         level: highest power of the singular functions; 0 for none.
+        before: residual of the attempt with fewer singular functions, if there was one.
     """
 
     domain: Domain
@@ -114,6 +115,7 @@ class Lattice:
     harmonic: bool
     level: int = 0
     independent = False
+    before: float = math.inf
 
     @cached_property
     def families(self) -> list[Family]:
@@ -202,6 +204,9 @@ class Lattice:
         if not self.level:
             return replace(self, kappa=self.kappa * factor)
         more = 6 if self.harmonic else 2
+        # around holes and corners a harmonic function is all powers: waves only as far as these do not help any more
+        if self.harmonic and whole < 0.5 * self.before:
+            return replace(self, level=self.level + more, before=whole)
         # what the last singular functions gained, and what the last waves did
         powers, waves = residuals[1] / whole, low / residuals[1]
         if powers > max(1.5, waves):
@@ -272,20 +277,15 @@ class TotalDegree:
         return twice if excess > 100 or twice.size < 3 * self.size else replace(self, degree=self.degree + 1)
 
 
-def start(
-    collocation: Collocation, tolerance: float, given: Any, limit: int, generator: torch.Generator
-) -> Ansatz | None:
+def start(collocation: Collocation, tolerance: float, given: Any, limit: int, generator: torch.Generator) -> Ansatz:
     """The first choice for a problem.
 
     Args:
         collocation: the problem.
         tolerance: to be reached.
         given: a bandwidth, or None for that of the data.
-        limit: of unknowns.
+        limit: of unknowns; the choice may exceed it, see `fitted`, but is the smaller one of several.
         generator: of the lines along which spectra are taken.
-
-    Returns:
-        The choice, or None if the limit is too small for any.
     """
     problem, domain = collocation.problem, collocation.problem.domain
     if domain.dim > 3:
@@ -295,26 +295,32 @@ def start(
         return _in_space(collocation, tolerance, given, limit // collocation.components, generator)
     harmonic = isinstance(problem, Elliptic) and problem.constant_diffusion is not None and not problem.has_reaction
     if given is not None:
-        wavenumbers = torch.as_tensor(given, dtype=torch.float64).expand(domain.dim)
-        return Lattice(domain, wavenumbers * (upper - lower) / 2, harmonic and collocation.linear)
-    kappa = _of_data(collocation, generator) * (upper - lower) / 2 + _MARGIN
-    ansatz = Lattice(domain, kappa, harmonic and collocation.linear)
-    while ansatz.size * collocation.components > limit and float(ansatz.kappa.max()) > 4:
+        largest = torch.as_tensor(given, dtype=torch.float64).expand(domain.dim)
+        return Lattice(domain, largest * (upper - lower) / 2, harmonic and collocation.linear)
+    kappa = wavenumbers(collocation, generator) * (upper - lower) / 2 + _MARGIN
+    return Lattice(domain, kappa, harmonic and collocation.linear)
+
+
+def fitted(ansatz: Ansatz, limit: int) -> Ansatz | None:
+    """The same with a smaller bandwidth, if there are more than `limit` features; None if none is small enough."""
+    if isinstance(ansatz, (Graded, Peaked)):
+        return replace(ansatz, limit=limit).within()
+    while isinstance(ansatz, Lattice) and ansatz.size > limit and float(ansatz.kappa.max()) > 4:
         ansatz = replace(ansatz, kappa=0.85 * ansatz.kappa)
     return ansatz
 
 
 def _in_space(
     collocation: Collocation, tolerance: float, given: Any, limit: int, generator: torch.Generator
-) -> Ansatz | None:
+) -> Graded | Peaked:
     """The choice of `space` with fewer unknowns."""
     domain = collocation.problem.domain
     lower, upper = domain.bounds
     margin = -1.5 * math.log10(tolerance)
     if given is not None:
         kappa = torch.as_tensor(given, dtype=torch.float64).expand(3) * (upper - lower) / 2
-        return Graded(domain, kappa, margin, limit).within()
-    kappa = _of_data(collocation, generator)
+        return Graded(domain, kappa, margin, limit)
+    kappa = wavenumbers(collocation, generator)
     fields = _fields(collocation)
     # many terms that are left out add up
     k, a = peaks(fields[0][0], domain, fields[0][1], level=min(max(0.03 * tolerance, 1e-5), 1e-3))
@@ -323,9 +329,8 @@ def _in_space(
     graded = Graded(domain, kappa * (upper - lower) / 2, margin, limit)
     if graded.size > limit and collocation.linear and collocation.components == 1 and len(k):
         peaked = Peaked(domain, k, a / a.max(), 0.3 * tolerance, limit)
-        if peaked.size < graded.size:
-            return peaked.within()
-    return graded.within()
+        return min(peaked, graded, key=lambda choice: choice.size)
+    return graded
 
 
 def _vanishes(problem: Elliptic | PDE) -> bool:
@@ -335,7 +340,7 @@ def _vanishes(problem: Elliptic | PDE) -> bool:
     return all(isinstance(c, Dirichlet) and c.on is None and c.value == 0 for c in problem.conditions)
 
 
-def _of_data(collocation: Collocation, generator: torch.Generator) -> Tensor:
+def wavenumbers(collocation: Collocation, generator: torch.Generator) -> Tensor:
     """The largest wavenumbers ``(d,)`` that the data put into the solution."""
     domain = collocation.problem.domain
     found = bandwidth(_fields(collocation), domain, generator)

@@ -25,7 +25,7 @@ from sciml.objective import LeastSquares
 from sciml.optimizers import GaussNewton, VariableProjection
 from sciml.problem import PDE, Elliptic, Evolution
 from sciml.solution import Solution, compare
-from sciml.solvers.ansatz import start
+from sciml.solvers.ansatz import fitted, start
 from sciml.solvers.collocation import Collocation
 from sciml.theory.spectra import spectrum
 from sciml.training import Adam, Callback
@@ -63,8 +63,7 @@ def automatic(solver: Any, problem: Problem, seed: int, callbacks: Sequence[Call
     exactly = collocation.linear and collocation.components == 1 and stated.dim <= 3
     make = _solved if exactly else _trained
     first = start(collocation, solver.tolerance, None, _NEURONS, torch.Generator().manual_seed(seed))
-    assert first is not None
-    bandwidth = first.bandwidth
+    bandwidth = (fitted(first, _NEURONS // collocation.components) or first).bandwidth
     rounds: list[_Round] = []
     best: Solution | None = None
     for k in range(_ROUNDS):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sciml.calculus import Jet, Taylor
 from sciml.conditions import Condition, Data, Dirichlet, Initial, Neumann, Periodic, Robin
-from sciml.problem import PDE, Elliptic
+from sciml.problem import PDE, Coefficients, Elliptic
 from sciml.solvers.clusters import Facing, Ring, Sector, clusters, facings
 from sciml.solvers.families import Indices
 
@@ -140,20 +140,27 @@ class Collocation:
             clustered: number of further points inside around each hole and corner.
             edges: number of further boundary points around each corner and each place that faces a hole.
         """
-        domain = self.problem.domain
         x, weight = self._inside(interior, clustered, generator, sobol)
-        coefficients = self.problem.coefficients(x) if isinstance(self.problem, Elliptic) else None
-        found = [Block(x, weight, given=coefficients)]
+        found = [Block(x, weight, given=self.coefficients(x))]
         if any(not isinstance(c, Data) for c in self.problem.conditions):
             points, normals, labels, weights = self._edge(boundary, least, edges, generator, sobol)
             for condition, mask in self.problem.partition(points, labels):
                 if bool(mask.any()):
-                    found.append(self._boundary(condition, points[mask], normals[mask], weights[mask]))
+                    found.append(self.edge_block(condition, points[mask], normals[mask], weights[mask]))
         for condition in self.problem.conditions:
             if isinstance(condition, Data):
-                w = torch.full((len(condition.points),), domain.volume / len(condition.points), dtype=x.dtype)
-                found.append(Block(condition.points, w, condition, given=(condition.values, None, None)))
+                found.append(self.data_block(condition))
         return found
+
+    def coefficients(self, x: Tensor) -> Coefficients | None:
+        """Those of an `Elliptic` at points."""
+        return self.problem.coefficients(x) if isinstance(self.problem, Elliptic) else None
+
+    def data_block(self, condition: Data) -> Block:
+        """Measured values."""
+        count = len(condition.points)
+        w = torch.full((count,), self.problem.domain.volume / count, dtype=condition.points.dtype)
+        return Block(condition.points, w, condition, given=(condition.values, None, None))
 
     def _inside(self, count: int, clustered: int, generator: torch.Generator, sobol: bool) -> tuple[Tensor, Tensor]:
         """Interior points and quadrature weights: of a mixture of densities, one over the mixture's density."""
@@ -215,7 +222,8 @@ class Collocation:
             total = total + gathered * cluster.edge_density(points)
         return points, normals, labels, 1 / total
 
-    def _boundary(self, condition: Condition, x: Tensor, normals: Tensor, weight: Tensor) -> Block:
+    def edge_block(self, condition: Condition, x: Tensor, normals: Tensor, weight: Tensor) -> Block:
+        """Points of a condition with what it prescribes there."""
         if isinstance(condition, Periodic):
             axis = self.problem.axis(condition)
             here, there = x.clone(), x.clone()

@@ -27,6 +27,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, bicgstab, splu
 
 from sciml.calculus import Field
+from sciml.conditions import Data
 from sciml.problem import Elliptic, Evolution
 from sciml.solution import Solution
 from sciml.solvers.grid import Array, link, tensor
@@ -88,7 +89,7 @@ class FiniteDifference:
             A `Solution` whose field is a `GridField`; its status names the linear solver and the relative residual.
 
         Raises:
-            TypeError: for a `PDE`, whose equation is not known in a form that can be discretised.
+            TypeError: for a `PDE`, whose equation is not known in a form that can be discretised, or values inside.
             ValueError: for more than three dimensions, a flux condition on a curved boundary, a solution that is
                 determined only up to a constant, or a grid without a node inside the domain.
         """
@@ -224,6 +225,8 @@ def _check_count(name: str, value: Any, least: int) -> None:
 def _check_elliptic(problem: Any, solver: str, accepted: str) -> None:
     if not isinstance(problem, Elliptic):
         raise TypeError(f"{solver} was given a {type(problem).__name__}, but accepts {accepted}")
+    if any(isinstance(c, Data) for c in problem.conditions):
+        raise TypeError(f"conditions holds Data, but {solver} accepts conditions on the boundary only")
 
 
 def solve_sparse(

@@ -20,7 +20,18 @@ from sciml.activations import Activation, named
 Indices = tuple[int, ...]
 Operator = Mapping[Indices, Tensor | float]
 
-__all__ = ["Bubbles", "Family", "Indices", "Operator", "Polynomials", "Ridges", "Waves", "degrees_up_to", "lattice"]
+__all__ = [
+    "Bubbles",
+    "Family",
+    "Indices",
+    "Operator",
+    "Polynomials",
+    "Ridges",
+    "Waves",
+    "degrees_up_to",
+    "lattice",
+    "legendre",
+]
 
 VALUE: Operator = {(): 1.0}
 
@@ -183,19 +194,7 @@ class Polynomials:
 
     @staticmethod
     def _table(y: Tensor, top: int, order: int) -> list[Tensor]:
-        """Legendre polynomials and their derivatives, each ``(n, top + 1)``."""
-        tables: list[Tensor] = []
-        for o in range(order + 1):
-            rows = [torch.ones_like(y) if o == 0 else torch.zeros_like(y)]
-            for k in range(1, top + 1):
-                if o == 0:
-                    before = rows[k - 2] if k > 1 else torch.zeros_like(y)
-                    rows.append(((2 * k - 1) * y * rows[k - 1] - (k - 1) * before) / k)
-                else:  # P_k' = P_{k-2}' + (2k - 1) P_{k-1}
-                    before = rows[k - 2] if k > 1 else torch.zeros_like(y)
-                    rows.append(before + (2 * k - 1) * tables[o - 1][:, k - 1])
-            tables.append(torch.stack(rows, 1))
-        return tables
+        return legendre(y, top, order)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Degrees and box."""
@@ -207,6 +206,21 @@ class Polynomials:
         return cls(*(torch.as_tensor(arrays[k]) for k in ("degrees", "lower", "upper")))
 
 
+def legendre(y: Tensor, top: int, order: int) -> list[Tensor]:
+    """Legendre polynomials and their derivatives up to an order at ``(n,)``, each ``(n, top + 1)``."""
+    tables: list[Tensor] = []
+    for o in range(order + 1):
+        rows = [torch.ones_like(y) if o == 0 else torch.zeros_like(y)]
+        for k in range(1, top + 1):
+            before = rows[k - 2] if k > 1 else torch.zeros_like(y)
+            if o == 0:
+                rows.append(((2 * k - 1) * y * rows[k - 1] - (k - 1) * before) / k)
+            else:  # P_k' = P_{k-2}' + (2k - 1) P_{k-1}
+                rows.append(before + (2 * k - 1) * tables[o - 1][:, k - 1])
+        tables.append(torch.stack(rows, 1))
+    return tables
+
+
 class Bubbles(Polynomials):
     """Products of P_(k+2) - P_k, the polynomials that vanish on all faces of a box; arguments as in `Polynomials`."""
 
@@ -214,7 +228,7 @@ class Bubbles(Polynomials):
 
     @staticmethod
     def _table(y: Tensor, top: int, order: int) -> list[Tensor]:
-        return [t[:, 2:] - t[:, :-2] for t in Polynomials._table(y, top + 2, order)]
+        return [t[:, 2:] - t[:, :-2] for t in legendre(y, top + 2, order)]
 
 
 def degrees_up_to(total: int, dim: int) -> Tensor:

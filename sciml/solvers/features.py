@@ -11,6 +11,9 @@ the solutions for all smaller bandwidths as well, because the columns are ordere
 show how fast the error falls with the bandwidth, and how much larger it must be. The error estimate is the distance
 of two of these nested solutions times the ratio of their residuals.
 
+Where that takes more features than are allowed, or a nonlinear equation has a time to march along, the features are
+local ones on a partition of unity, whose cells halve where they must (`local`).
+
 Two kinds of problems take another road: a p-Laplacian on an interval, whose energy degenerates where u' = 0 and whose
 flux does not (`flux`), and Poisson's equation in three dimensions on boxes and balls minus balls (`particular`).
 """
@@ -20,23 +23,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sciml.conditions import Initial
+from sciml.domain import Box
 from sciml.problem import PDE, Elliptic, Evolution
-from sciml.solution import Solution
+from sciml.solution import Solution, check_tolerance
 from sciml.solvers import flux, particular
-from sciml.solvers.ansatz import Ansatz, start
+from sciml.solvers.ansatz import Ansatz, fitted, start
 from sciml.solvers.collocation import Block, Collocation
 from sciml.solvers.families import VALUE
 from sciml.solvers.featurefield import FeatureField
-from sciml.solvers.leastsquares import Factor, Normal, System
-from sciml.solvers.newton import newton, values_of
+from sciml.solvers.leastsquares import UNDETERMINED, Factor, Normal, System
+from sciml.solvers.local import solve_locally
+from sciml.solvers.newton import newton
+from sciml.training import Deadline
 
 __all__ = ["FeatureSolver"]
+
+_LOCAL = 20  # times as many local features as global ones are allowed: their matrix is sparse
+_WORK = 3.5  # floating-point operations of a QR of twice as many rows as columns, over the cube of the latter
+_SPEED = 5e9  # operations a second, at least: a first attempt of which the whole time allows
 
 
 @dataclass(frozen=True)
@@ -45,24 +56,28 @@ class FeatureSolver:
 
     Attributes:
         tolerance: relative L2 error to reach, as the solver itself estimates it.
-        features: largest number of unknowns; a dense matrix of about twice as many rows is factorised.
+        features: largest number of unknowns that are not local; a dense matrix of about twice as many rows is
+            factorised. Local ones, whose matrix is sparse, may be twenty times as many.
         bandwidth: wavenumber to start from, one for all axes or one per axis; None takes it from the data.
         memory: largest size of the matrix in bytes.
+        seconds: after which no enlargement and no step of Newton's method is begun.
     """
 
     tolerance: float = 1e-8
     features: int = 9000
     bandwidth: float | Sequence[float] | None = None
     memory: float = 4e9
+    seconds: float = math.inf
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not 1e-14 <= self.tolerance < 1:
-            raise ValueError(f"tolerance is {self.tolerance}, but float64 can give 1e-14 at best, and 1 is no accuracy")
+        check_tolerance(self.tolerance)
         if not (isinstance(self.features, int) and self.features >= 10):
             raise ValueError(f"features is {self.features!r}, but must be a whole number >= 10")
         if not self.memory > 0:
             raise ValueError(f"memory is {self.memory!r}, but must be a positive number of bytes")
+        if not self.seconds > 0:
+            raise ValueError(f"seconds is {self.seconds!r}, but must be positive")
 
     def solve(
         self,
@@ -87,20 +102,44 @@ class FeatureSolver:
             if found is not None and found.estimate <= self.tolerance:
                 return _as_split(problem, found, begun)
         stated = problem.pde() if isinstance(problem, Evolution) else problem
-        search = _Search(self, Collocation(stated), torch.Generator().manual_seed(seed))
-        attempt, status = search.run()
-        return Solution(
-            attempt.field,
-            problem=problem,
-            seconds=time.perf_counter() - begun,
-            status=status,
-            error_estimate=attempt.estimate,
-            cost={
-                "unknowns": attempt.field.size * search.collocation.components,
-                "bandwidth": attempt.ansatz.bandwidth.tolist(),
-                "attempts": search.attempts,
-            },
-        )
+        clock = Deadline(begun + self.seconds)
+        collocation = Collocation(stated)
+        search = _Search(self, collocation, torch.Generator().manual_seed(seed), clock)
+        roads = [search.solution, lambda: _locally(self, problem, collocation, clock)]
+        best: Solution | None = None
+        for road in reversed(roads) if search.hopeless else roads:
+            if best is not None and (_estimate_of(best) <= self.tolerance or search.undetermined or clock.over):
+                break
+            found = road()
+            if found is not None and (best is None or _estimate_of(found) < _estimate_of(best)):
+                best = found
+        assert best is not None
+        return replace(best, problem=problem, seconds=time.perf_counter() - begun)
+
+
+def _estimate_of(solution: Solution) -> float:
+    return math.inf if solution.error_estimate is None else solution.error_estimate
+
+
+def _locally(
+    solver: FeatureSolver, problem: Elliptic | PDE | Evolution, collocation: Collocation, clock: Deadline
+) -> Solution | None:
+    """Local features on a partition of unity, if there are any for the problem."""
+    if collocation.problem.dim > 3:
+        return None
+    space = problem.space if isinstance(problem, Evolution) and not isinstance(problem.space, Box) else None
+    limit = min(_LOCAL * solver.features, int(solver.memory / 25_000))
+    found = solve_locally(collocation, solver.tolerance, limit, clock, space)
+    if found is None:
+        return None
+    e, unknowns = found.estimate, found.field.size * collocation.components
+    kind = f"{unknowns} local features on {found.cells} cells"
+    if e <= solver.tolerance and not found.note:
+        status = f"converged: estimated relative error {e:.1e} with {kind}"
+    else:
+        status = f"stopped at an estimated relative error of {e:.1e} with {kind}: {found.note}"
+    cost = {"unknowns": unknowns, "cells": found.cells, "attempts": found.attempts}
+    return Solution(found.field, problem=problem, status=status, error_estimate=e, cost=cost)
 
 
 def _through_flux(problem: Any, tolerance: float, begun: float) -> Solution:
@@ -152,26 +191,59 @@ class _Attempt:
 class _Search:
     """The loop that enlarges the features until the estimate meets the tolerance."""
 
-    def __init__(self, solver: FeatureSolver, collocation: Collocation, generator: torch.Generator) -> None:
-        self.solver, self.collocation, self.generator = solver, collocation, generator
+    def __init__(
+        self, solver: FeatureSolver, collocation: Collocation, generator: torch.Generator, clock: Deadline
+    ) -> None:
+        self.solver, self.collocation, self.generator, self.clock = solver, collocation, generator, clock
         self.limit = min(solver.features, int(math.sqrt(solver.memory / 40)))
+        self.affordable = int((solver.seconds * _SPEED / _WORK) ** (1 / 3)) if solver.seconds < math.inf else 10**9
         self.attempts = 0
+        #: whether something may be added to the solution, whatever the features
+        self.undetermined = False
+        self.first = start(collocation, solver.tolerance, solver.bandwidth, self.limit, generator)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether local features are the better choice: far fewer numbers, or a time to march along."""
+        if self.solver.bandwidth is not None:
+            return False
+        problem = self.collocation.problem
+        marches = isinstance(problem, PDE) and any(isinstance(c, Initial) for c in problem.conditions)
+        return self.first.size * self.collocation.components > self.limit or (marches and not self.collocation.linear)
+
+    def solution(self) -> Solution:
+        """The best that waves, polynomials and singular functions on the whole domain can do."""
+        attempt, status = self.run()
+        return Solution(
+            attempt.field,
+            status=status,
+            error_estimate=attempt.estimate,
+            cost={
+                "unknowns": attempt.field.size * self.collocation.components,
+                "bandwidth": attempt.ansatz.bandwidth.tolist(),
+                "attempts": self.attempts,
+            },
+        )
 
     def run(self) -> tuple[_Attempt, str]:
         """The best attempt and a sentence about it."""
-        ansatz: Ansatz | None = start(
-            self.collocation, self.solver.tolerance, self.solver.bandwidth, self.limit, self.generator
-        )
+        ansatz: Ansatz | None = self.first
+        if self.solver.bandwidth is None:
+            ansatz = fitted(self.first, min(self.limit, self.affordable) // self.collocation.components)
         best: _Attempt | None = None
-        reason = (
-            "more features did not help" if ansatz else f"a limit of {self.limit} features allows no choice of them"
-        )
+        reason = "more features did not help" if ansatz else "they allow no choice of features"
+        last, seconds = 1, 0.0
         while ansatz is not None and self.attempts < 12:
             size = ansatz.size * self.collocation.components
             if size > self.limit:
                 reason = f"{size} features would exceed the limit of {self.limit} set by features= and memory="
                 break
+            begun = time.perf_counter()
+            if best is not None and begun + seconds * min((size / last) ** 3, 8.0) > self.clock.at:
+                reason = "the time is over"
+                break
             found = self._attempt(ansatz, None if best is None or best.note else best.field)
+            last, seconds = size, time.perf_counter() - begun
             if best is None or found.estimate < best.estimate:
                 best = found
             reason = found.note or "more features did not help"
@@ -196,31 +268,25 @@ class _Search:
         damping = 1e-3 * self.solver.tolerance if ansatz.damped or not self.collocation.linear else 0.0
         components = self.collocation.components
         order = ansatz.order if components == 1 else None
-        system = System(ansatz.families, ansatz.bandwidth, components, damping, order)
+        independent = ansatz.independent and self.collocation.linear
+        system = System(ansatz.families, ansatz.bandwidth, components, damping, order, independent)
         points: dict[str, Any] = dict(ansatz.points)
         blocks = self.collocation.blocks(generator=self.generator, **points)
         fresh = torch.Generator().manual_seed(1_000_003 + self.attempts)
         fewer: dict[str, Any] = {k: min(v, 1500) for k, v in ansatz.points.items()}
         held = self.collocation.blocks(generator=fresh, sobol=False, **fewer)
         if self.collocation.linear:
-            equations = [(b, self.collocation.linearise(b)) for b in blocks]
-            if ansatz.independent:
-                factor: Factor | Normal = Normal(system.rows(equations), system.size * components, order)
-            else:
-                factor = Factor(system.matrix(equations), damping, order)
-            field, note = self._field(system, factor.solve(factor.size)), ""
+            factor = system.factor([(b, self.collocation.linearise(b)) for b in blocks])
+            field, note = system.field(factor.solve()), ""
         else:
-            factor, field, note = newton(self.collocation, system, blocks, before, self.solver.tolerance)
+            factor, field, note = newton(self.collocation, system, blocks, before, self.solver.tolerance, self.clock)
         return self._judge(system, ansatz, factor, field, held, note)
-
-    def _field(self, system: System, coefficients: Tensor) -> FeatureField:
-        return FeatureField(system.families, coefficients.reshape(system.components, -1).T.contiguous())
 
     def _judge(
         self, system: System, ansatz: Ansatz, factor: Factor | Normal, field: FeatureField, held: list[Block], note: str
     ) -> _Attempt:
         """Residuals at fresh points, of the solution and of nested ones, and the estimate that follows."""
-        about = [None if self.collocation.linear else values_of(self.collocation, b, field) for b in held]
+        about = [None if self.collocation.linear else system.values(self.collocation, b, field) for b in held]
         matrix = system.matrix([(b, self.collocation.linearise(b, v)) for b, v in zip(held, about, strict=True)])
         columns = [factor.size, *ansatz.cuts] if system.components == 1 else [factor.size]
         solutions = torch.stack([factor.solve(c) for c in columns], 1)
@@ -238,7 +304,8 @@ class _Search:
         data = float(torch.linalg.vector_norm(matrix[:, -1])) or 1.0
         estimate = max(estimate, 0.02 * gaps[0] / data if self.collocation.linear else 0.0, 1e-15)
         if self.collocation.linear and self._free(basis, matrix, factor):
-            estimate, note = math.inf, "the problem does not determine its solution: something may be added to it"
+            estimate, note = math.inf, UNDETERMINED
+            self.undetermined = True
         elif not math.isfinite(estimate):
             estimate, note = math.inf, "the equations gave numbers that are not finite"
         return _Attempt(field, ansatz, estimate, tuple(gaps), note)

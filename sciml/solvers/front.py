@@ -25,7 +25,7 @@ import torch
 from sciml.networks import Dense, sine
 from sciml.optimizers import GaussNewton
 from sciml.problem import PDE, Elliptic, Evolution
-from sciml.solution import Solution, compare
+from sciml.solution import Solution, check_tolerance, compare
 from sciml.solvers.collocation import Collocation
 from sciml.solvers.differences import FiniteDifference
 from sciml.solvers.elements import FiniteElement
@@ -92,7 +92,7 @@ def solve(
     best: Solution | None = None
     chosen, notes = "", list[str]()
     clock = Deadline(begun + seconds)
-    for method in _methods(problem, tolerance, seed, (*callbacks, clock), device):
+    for method in _methods(problem, tolerance, seed, callbacks, clock, device):
         if notes and clock.over:
             notes.append(f"{method.name} not tried, {seconds:g} s are over")
             continue
@@ -120,10 +120,9 @@ def solve(
 def _check(problem: Any, tolerance: float, seconds: float) -> None:
     if not isinstance(problem, (Elliptic, PDE, Evolution)):
         raise TypeError(f"problem is a {type(problem).__name__}, but solve accepts Elliptic, PDE and Evolution")
-    if not 1e-14 <= tolerance < 1:
-        raise ValueError(f"tolerance is {tolerance}, but float64 can give 1e-14 at best, and 1 is no accuracy")
-    if not seconds > 0:
-        raise ValueError(f"seconds is {seconds}, but must be positive")
+    check_tolerance(tolerance)
+    if not (isinstance(seconds, (int, float)) and seconds > 0):
+        raise ValueError(f"seconds is {seconds!r}, but must be positive")
 
 
 def _estimate(solution: Solution) -> float:
@@ -166,13 +165,19 @@ def _linear(problem: Elliptic | PDE | Evolution) -> bool:
 
 
 def _methods(
-    problem: Elliptic | PDE | Evolution, tolerance: float, seed: int, callbacks: Sequence[Callback], device: str
+    problem: Elliptic | PDE | Evolution,
+    tolerance: float,
+    seed: int,
+    callbacks: Sequence[Callback],
+    clock: Deadline,
+    device: str,
 ) -> list[_Method]:
     """What to try, in order."""
     inverse = isinstance(problem, PDE) and bool(problem.unknowns)
 
     def features() -> Iterator[Solution]:
-        yield FeatureSolver(tolerance=tolerance).solve(problem, seed)
+        left = max(clock.at - time.perf_counter(), 1e-3)
+        yield FeatureSolver(tolerance=tolerance, seconds=left).solve(problem, seed)
 
     found = []
     if not inverse:
@@ -196,7 +201,7 @@ def _methods(
         )
     why = "scalars are unknown" if inverse else "nothing else met the tolerance"
     # an ill-conditioned sum of neurons: trained networks end near 1e-8 even where they only interpolate
-    found.append(_Method("networks", why, lambda: _networks(problem, seed, callbacks, device), floor=1e-8))
+    found.append(_Method("networks", why, lambda: _networks(problem, seed, (*callbacks, clock), device), floor=1e-8))
     return found
 
 

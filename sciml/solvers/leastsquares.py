@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,14 @@ import torch
 from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
-from sciml.solvers.collocation import Block, Rows
+from sciml.conditions import Periodic
+from sciml.solvers.collocation import Block, Collocation, Rows, Values
 from sciml.solvers.families import Family
+from sciml.solvers.featurefield import FeatureField
 
-__all__ = ["Factor", "Normal", "System"]
+__all__ = ["UNDETERMINED", "Factor", "Normal", "System"]
+
+UNDETERMINED = "the problem does not determine its solution: something may be added to it"
 
 _CHUNK = 2**24  # numbers in one block of a points x features matrix
 _PIECE = 2**18  # numbers in what is evaluated at once
@@ -31,6 +35,7 @@ class System:
         damping: Tikhonov's parameter for columns of length one; keeps coefficients moderate where features are nearly
             dependent and singular.
         order: of the columns in nested systems, see `Factor`.
+        independent: whether features are far enough from dependent for normal equations.
     """
 
     families: list[Family]
@@ -38,13 +43,30 @@ class System:
     components: int = 1
     damping: float = 0.0
     order: Tensor | None = None
+    independent: bool = False
 
     @property
     def size(self) -> int:
         """Number of features."""
         return sum(f.size for f in self.families)
 
-    def scale(self, rows: Rows) -> Tensor:
+    def field(self, coefficients: Tensor) -> FeatureField:
+        """From coefficients in the order of the columns."""
+        return FeatureField(self.families, coefficients.reshape(self.components, -1).T.contiguous())
+
+    def values(self, collocation: Collocation, block: Block, field: FeatureField | None) -> Values | None:
+        """The derivatives of a field that a block's equations see; None without a field or where they do not matter."""
+        if field is None or isinstance(block.condition, Periodic):
+            return None
+        return {i: field.derivative(block.x, {i: 1.0}) for i in collocation.indices_of(block)}
+
+    def factor(self, equations: Sequence[tuple[Block, list[Rows]]]) -> Factor | Normal:
+        """The QR of all rows, or the Cholesky factor of the normal equations."""
+        if self.independent:
+            return Normal(self.rows(equations), self.size * self.components, self.order)
+        return Factor(self.matrix(equations), self.damping, self.order)
+
+    def scale(self, block: Block, rows: Rows) -> Tensor:
         """The operator's size at the bandwidth, ``(n,)``."""
         total = sum(
             w.abs() * float(self.bandwidth[list(i)].prod()) for operator in rows.operators for i, w in operator.items()
@@ -54,13 +76,13 @@ class System:
         floor = 0.01 * float(total.mean()) if total.numel() else 0.0
         return total.clamp_min(floor or 1.0)
 
-    def rows(self, equations: list[tuple[Block, list[Rows]]]) -> Iterator[Tensor]:
+    def rows(self, equations: Sequence[tuple[Block, list[Rows]]]) -> Iterator[Tensor]:
         """All rows in blocks ``(m, size + 1)``, each row times the root of its quadrature weight over its scale."""
         width = self.size * self.components
         step, piece = max(1, _CHUNK // max(1, width)), max(1, _PIECE // max(1, width))
         for block, equation in equations:
             for rows in equation:
-                w = block.weight.sqrt() / self.scale(rows)
+                w = block.weight.sqrt() / self.scale(block, rows)
                 for start in range(0, len(block.x), step):
                     part = slice(start, min(start + step, len(block.x)))
                     found = torch.zeros(part.stop - part.start, width + 1, dtype=torch.float64)
@@ -70,7 +92,7 @@ class System:
                     found[:, -1] = w[part] * rows.rhs[part]
                     yield found
 
-    def matrix(self, equations: list[tuple[Block, list[Rows]]]) -> Tensor:
+    def matrix(self, equations: Sequence[tuple[Block, list[Rows]]]) -> Tensor:
         """All `rows`."""
         height = sum(len(block.x) * len(rows) for block, rows in equations)
         out = torch.empty(height, self.size * self.components + 1, dtype=torch.float64)
@@ -118,8 +140,9 @@ class Factor:
             matrix = torch.cat([matrix, rows])
         self.triangle = torch.linalg.qr(matrix, mode="r").R
 
-    def solve(self, columns: int) -> Tensor:
-        """Coefficients ``(size,)``, zero beyond the first columns."""
+    def solve(self, columns: int | None = None) -> Tensor:
+        """Coefficients ``(size,)``, zero beyond the first columns; None takes all."""
+        columns = self.size if columns is None else columns
         r = self.triangle[:columns, :columns]
         c = torch.linalg.solve_triangular(r, self.triangle[:columns, -1:], upper=True)[:, 0]
         full = torch.zeros(self.size, dtype=c.dtype)
@@ -168,8 +191,9 @@ class Normal:
         self.triangle = torch.zeros(size + 1, size + 1, dtype=torch.float64)
         self.triangle[:-1, :-1], self.triangle[:-1, -1:] = lower.T, y
 
-    def solve(self, columns: int) -> Tensor:
-        """Coefficients ``(size,)``, zero beyond the first columns."""
+    def solve(self, columns: int | None = None) -> Tensor:
+        """Coefficients ``(size,)``, zero beyond the first columns; None takes all."""
+        columns = self.size if columns is None else columns
         r = self.triangle[:columns, :columns]
         full = torch.zeros(self.size, dtype=torch.float64)
         c = torch.linalg.solve_triangular(r, self.triangle[:columns, -1:], upper=True)[:, 0]

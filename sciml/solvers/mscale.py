@@ -22,7 +22,7 @@ from sciml.objective import Batch, LeastSquares, Penalty, Ritz
 from sciml.optimizers import GaussNewton, sample_jacobian, standard_errors
 from sciml.optimizers.jacobians import last_layer_of
 from sciml.problem import PDE, Dirichlet, Elliptic, Evolution
-from sciml.solution import Solution
+from sciml.solution import Solution, check_tolerance
 from sciml.solvers.automatic import automatic
 from sciml.solvers.hardbox import HardBox
 from sciml.training import Adam, Callback, Stage, fit
@@ -109,6 +109,13 @@ class MscaleSolver:
     network: NetworkFactory | None = None
     dtype: torch.dtype = torch.float64
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, count in (("interior", self.interior), ("boundary", self.boundary)):
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name} is {count!r}, but must be a whole number of points, at least 1")
+        check_tolerance(self.tolerance)
 
     def solve(
         self,

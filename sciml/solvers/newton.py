@@ -3,32 +3,66 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from copy import copy
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from sciml.conditions import Periodic
 from sciml.problem import Elliptic
-from sciml.solvers.collocation import Block, Collocation, Values
-from sciml.solvers.featurefield import FeatureField
-from sciml.solvers.leastsquares import Factor, System
+from sciml.solvers.collocation import Block, Collocation, Rows, Values
+from sciml.training import Deadline
 
-__all__ = ["newton", "values_of"]
+__all__ = ["Linearised", "newton"]
 
 _STEPS = 30
 _EXPONENT = 0.75  # by which p of the p-Laplacian grows from one problem to the next
 
 
-def values_of(collocation: Collocation, block: Block, field: FeatureField | None) -> Values | None:
-    """The derivatives of a field that a block's equations see; None without a field or where they do not matter."""
-    if field is None or isinstance(block.condition, Periodic):
-        return None
-    return {i: field.derivative(block.x, {i: 1.0}) for i in collocation.indices_of(block)}
+class Linearised(Protocol):
+    """What Newton's method asks of a linear system: `leastsquares.System` and `patches.PatchSystem`.
+
+    Attributes:
+        size: number of features.
+        components: number of unknown functions.
+    """
+
+    @property
+    def size(self) -> int:
+        """See above."""
+        ...
+
+    @property
+    def components(self) -> int:
+        """See above."""
+        ...
+
+    def field(self, coefficients: Tensor) -> Any:
+        """The function with these coefficients."""
+        ...
+
+    def values(self, collocation: Collocation, block: Block, field: Any) -> Values | None:
+        """The derivatives of a field that a block's equations see; None without one or where they do not matter."""
+        ...
+
+    def factor(self, equations: Sequence[tuple[Block, list[Rows]]]) -> Any:
+        """A factorisation; its `solve()` gives coefficients."""
+        ...
+
+    def scale(self, block: Block, rows: Rows) -> Tensor:
+        """What rows are divided by, ``(n,)``."""
+        ...
 
 
 def newton(
-    collocation: Collocation, system: System, blocks: list[Block], before: FeatureField | None, tolerance: float
-) -> tuple[Factor, FeatureField, str]:
+    collocation: Collocation,
+    system: Linearised,
+    blocks: list[Block],
+    before: Any,
+    tolerance: float,
+    clock: Deadline,
+) -> tuple[Any, Any, str]:
     """Solve a nonlinear problem in a fixed set of features.
 
     Args:
@@ -37,6 +71,7 @@ def newton(
         blocks: points.
         before: where to start; None starts from zero, or for a p-Laplacian from smaller exponents.
         tolerance: relative size of the last step.
+        clock: no step is begun after its time.
 
     Returns:
         The last factorisation, the solution and what went wrong, "" if nothing did.
@@ -54,26 +89,30 @@ def newton(
                 conditions=problem.conditions,
             )
             easier = Collocation(form)
-            _, before, _ = _iterate(easier, system, blocks, before, 1e-3)
-    return _iterate(collocation, system, blocks, before, tolerance)
+            _, before, _ = _iterate(easier, system, blocks, before, 1e-3, clock)
+    return _iterate(collocation, system, blocks, before, tolerance, clock)
 
 
 def _iterate(
-    collocation: Collocation, system: System, blocks: list[Block], start: FeatureField | None, tolerance: float
-) -> tuple[Factor, FeatureField, str]:
-    values = [values_of(collocation, b, start) for b in blocks]
-    zero = torch.zeros(system.size, system.components, dtype=torch.float64)
-    field = FeatureField(system.families, zero)
+    collocation: Collocation,
+    system: Linearised,
+    blocks: list[Block],
+    start: Any,
+    tolerance: float,
+    clock: Deadline,
+) -> tuple[Any, Any, str]:
+    values = [system.values(collocation, b, start) for b in blocks]
+    field = system.field(torch.zeros(system.size * system.components, dtype=torch.float64))
     fresh = start is not None  # the start may live in other features: the first step is a full one
     merit = math.inf
     note = "Newton's method did not converge"
     for _ in range(_STEPS):
         rows = [collocation.linearise(b, v) for b, v in zip(blocks, values, strict=True)]
-        factor = Factor(system.matrix(list(zip(blocks, rows, strict=True))), system.damping, system.order)
-        target = FeatureField(system.families, factor.solve(factor.size).reshape(system.components, -1).T.contiguous())
+        factor = system.factor(list(zip(blocks, rows, strict=True)))
+        target = system.field(factor.solve())
         if not bool(target.coefficients.isfinite().all()):
             return factor, field, "Newton's method met numbers that are not finite"
-        goal = [values_of(collocation, b, target) for b in blocks]
+        goal = [system.values(collocation, b, target) for b in blocks]
         weights = _weights(system, blocks, rows)
         merit = _merit(collocation, blocks, values, weights)
         step, accepted = 1.0, False
@@ -83,11 +122,7 @@ def _iterate(
             accepted = reached < merit * (1 - 1e-4 * step) or values[0] is None or (fresh and step == 1.0)
             step *= 1.0 if accepted else 0.5
         change = _distance(blocks[0], values[0], goal[0])
-        moved = (
-            target
-            if step == 1.0 or fresh
-            else FeatureField(system.families, field.coefficients + step * (target.coefficients - field.coefficients))
-        )
+        moved = target if step == 1.0 or fresh else _combined(field, target, step)
         if not accepted or change < max(1e-2 * tolerance, 1e-13):
             # at the floor of rounding no step is downhill any more
             small = change < 1e-4
@@ -95,11 +130,19 @@ def _iterate(
         field, values, fresh = moved, trial, False
         if collocation.linear:
             return factor, field, ""
+        if clock.over:
+            return factor, field, "the time is over"
     return factor, field, note
 
 
-def _weights(system: System, blocks: list[Block], rows: list) -> list[list[Tensor]]:
-    return [[b.weight.sqrt() / system.scale(r) for r in rr] for b, rr in zip(blocks, rows, strict=True)]
+def _combined(field: Any, target: Any, step: float) -> Any:
+    moved = copy(target)
+    moved.coefficients = field.coefficients + step * (target.coefficients - field.coefficients)
+    return moved
+
+
+def _weights(system: Linearised, blocks: list[Block], rows: list) -> list[list[Tensor]]:
+    return [[b.weight.sqrt() / system.scale(b, r) for r in rr] for b, rr in zip(blocks, rows, strict=True)]
 
 
 def _merit(

@@ -58,8 +58,9 @@ class Powers:
     def apply(self, x: Tensor, operator: Operator) -> Tensor:
         """See `Family`; derivatives of order two at most."""
         log, p, q = coordinate(self.chart.tolist(), x)
-        alpha, beta = self.exponents[:, 0], self.exponents[:, 1]
-        lam, mu = self.logs[:, 0], self.logs[:, 1]
+        # real and imaginary parts come in pairs
+        rows, which = torch.cat([self.exponents, self.logs], 1).unique(dim=0, return_inverse=True)
+        alpha, beta, lam, mu = rows.T
         e = torch.exp(alpha * log + beta * log.conj())
         plain = (lam == 0) & (mu == 0)
         f = e * torch.where(plain, torch.ones_like(e), lam * log + mu * log.conj())
@@ -76,8 +77,10 @@ class Powers:
             fzc = p.abs().square() * (alpha * fb + beta * lam * e)
             same, cross = fzz + fcc, 2 * fzc
             table |= {(0, 0): cross + same, (1, 1): cross - same, (0, 1): 1j * (fzz - fcc)}
-        total = sum(column(w, x) * table[index] for index, w in operator.items())
-        return torch.where(self.imaginary, total.imag, total.real)
+        total = torch.zeros_like(f)
+        for index, w in operator.items():
+            total = total + column(w, x) * table[index]
+        return torch.where(self.imaginary, total.imag[:, which], total.real[:, which])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Chart, exponents, logs, parts."""

@@ -130,6 +130,7 @@ class _Training:
         self.options, self.problem, self.drawn = options, family.problem, drawn
         self.hard = kernel.network.hard
         self.labels = self._labels(family) if options.labels else None
+        self.label_size = None if self.labels is None else self.labels[1].square().mean(0).sqrt()
         x = self.problem.domain.interior(512, sobol=True)
         # members count alike however large they are
         self.size = self._source(x).square().mean(0).sqrt().clamp_min(1e-12) if "source" in drawn else x.new_ones(1)
@@ -141,9 +142,9 @@ class _Training:
             return field.taylor(Taylor(block.x)).value - block.given[0]
 
         def label(field: Any, block: Block) -> Tensor:
-            assert self.labels is not None
+            assert self.label_size is not None
             gap = field.taylor(Taylor(block.x)).value[:, : options.labels] - block.given[0]
-            return gap / self.labels[1].square().mean(0).sqrt().to(gap)
+            return gap / self.label_size.to(gap)
 
         squares = Risk(
             {"interior": equation, "boundary": boundary, "label": label},

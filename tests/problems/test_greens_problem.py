@@ -50,3 +50,20 @@ def test_operator_matrix_is_the_operator():
     exact = torch.sin(math.pi * points).prod(1)
     values = 2 * math.pi**2 * torch.sin(math.pi * nodes).prod(1)
     assert np.abs(matrix @ values.numpy() - exact.numpy()).max() < 1e-4
+
+
+def test_errors_on_a_grid_are_those_of_the_operator():
+    """The best kernel is exact here to the truth's order; half of it is half wrong."""
+    operator = greens.GreensSolver(greens.kernel_options(greens.Config())).solve(greens.CASES["square"]())
+    source, config = greens.fields(3, torch.Generator().manual_seed(0)), greens.Config(cells=64)
+    assert max(greens.grid_errors(config, operator, source, 2)) < 1e-4
+    half = greens.grid_errors(config, lambda f: lambda x: operator(f)(x) / 2, source, 2)
+    assert half == pytest.approx([0.5] * 3, rel=1e-3)
+
+
+def test_a_trained_kernel_is_shown_several_wavelengths():
+    x = torch.rand(5, 2, dtype=torch.float64)
+    drawn = greens.mixture(7, torch.Generator().manual_seed(0))(x)
+    assert drawn.shape == (5, 7)
+    options = greens.kernel_options(greens.Config(kernel="symmetric", train=7, steps=5))
+    assert options.symmetric and options.labels == options.members == 7 and options.stages[0].steps == 5

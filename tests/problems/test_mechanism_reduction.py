@@ -9,6 +9,7 @@ import pytest
 from sciml.__main__ import command
 from sciml.archive import Store
 from sciml.chemistry.mechanism import Mechanism
+from sciml.problems import mechanism_reduction
 
 QUICK = ["budget=14", "reactions=4", "temperatures=1200.0,", "phis=1.0,", "compare=", "graphs="]
 
@@ -72,3 +73,16 @@ def test_a_cache_of_another_mechanism_is_refused_and_untouched(tmp_path, capsys)
     assert run(tmp_path, f"cache={tmp_path / 'masks.h5'}") == 2
     assert "belongs to another mechanism" in capsys.readouterr().err
     assert Path(tmp_path / "masks.h5").read_bytes() == before
+
+
+def test_an_error_costs_no_finished_simulation(tmp_path, capsys, monkeypatch):
+    def fails(*_):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mechanism_reduction, "report", fails)
+        assert run(tmp_path) == 2
+    assert "resume with" in capsys.readouterr().err
+    assert command(["resume", str(only(tmp_path))]) == 0
+    rows = json.loads((only(tmp_path) / "metrics.json").read_text())["methods"]
+    assert rows["integer"]["simulated masks"] > 0 and rows["integer"]["new to this run"] == 0

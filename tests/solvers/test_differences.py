@@ -11,6 +11,7 @@ from sciml import (
     PDE,
     Ball,
     Box,
+    Data,
     Dirichlet,
     Ellipsoid,
     Elliptic,
@@ -386,6 +387,10 @@ REFUSALS = {
         "'ball'.*flat sides",
     ),
     "a pure flux problem": (lambda: Elliptic(UNIT, 1.0, conditions=[Neumann(0.0)]), "up to a constant"),
+    "values inside": (
+        lambda: Elliptic(UNIT, 1.0, conditions=[Data(torch.full((1, 2), 0.5), torch.ones(1)), Dirichlet(0.0)]),
+        "Data.*boundary only",
+    ),
     "no inner node": (lambda: Elliptic(UNIT - Box([0.01, 0.01], [0.99, 0.99]), 1.0, 0.0), "larger n"),
     "a NaN": (lambda: Elliptic(UNIT, 1.0, 0.0, diffusion=speck(math.nan)), "diffusion.*point"),
     "a negative diffusion": (lambda: Elliptic(UNIT, 1.0, 0.0, diffusion=speck(-1.0)), "diffusion.*point"),

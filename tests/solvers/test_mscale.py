@@ -277,6 +277,13 @@ def test_single_precision_and_other_modules():
 
 
 def test_refusals_are_sentences():
+    for options, sentence in (
+        ({"interior": 0}, "interior is 0, but must be a whole number of points"),
+        ({"boundary": 2.5}, "boundary is 2.5"),
+        ({"tolerance": 1e-20}, "tolerance is 1e-20, but float64 can give 1e-14 at best"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            MscaleSolver(**options)
     with pytest.raises(ValueError, match=r"only C\^0"):
         with_options(activation=relu, ritz=False).solve(cases.poisson_1d())
     with pytest.raises(TypeError, match="MscaleSolver accepts"):

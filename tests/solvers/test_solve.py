@@ -159,6 +159,8 @@ def test_it_is_a_public_name():
         ({"problem": Ball([0], 1)}, TypeError, "problem is a Ball, but solve accepts Elliptic, PDE and Evolution"),
         ({"tolerance": 1e-17}, ValueError, "tolerance is 1e-17, but float64 can give 1e-14 at best"),
         ({"tolerance": 2.0}, ValueError, "tolerance is 2.0"),
+        ({"tolerance": "fine"}, ValueError, "tolerance is 'fine'"),
+        ({"seconds": "long"}, ValueError, "seconds is 'long', but must be positive"),
         ({"seconds": 0}, ValueError, "seconds is 0, but must be positive"),
     ],
 )

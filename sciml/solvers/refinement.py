@@ -1,0 +1,135 @@
+"""Cells that halve where they must: a problem solved on a cover of patches, again and again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciml.domain import Box, Domain
+from sciml.solvers.collocation import Block, Collocation
+from sciml.solvers.cover import Cover, PatchField
+from sciml.solvers.leastsquares import UNDETERMINED
+from sciml.solvers.newton import newton
+from sciml.solvers.patches import PatchSystem, patch_blocks
+from sciml.training import Deadline
+
+__all__ = ["Refined", "Refinement", "trimmed"]
+
+_ROUNDS = 12  # of halving
+_LOOSE = 1e-2  # tolerance of Newton's method as long as cells are halved
+_DAMPING = (0.01, 1e-5)  # in units of the goal; of linear problems, and of others, whose merit does not contain it
+_FREE = 1e-9  # norm of the rows of a function that is one at some point, below which nothing determines it
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A solution on one cover.
+
+    Attributes:
+        field: the solution.
+        tails: see `PatchSystem.tails`.
+        size: root mean square of the solution, of this slab or the largest of all before.
+        note: what went wrong, "" if nothing did.
+    """
+
+    field: PatchField
+    tails: Tensor
+    size: float
+    note: str
+
+    @property
+    def worst(self) -> float:
+        """The largest tail, relative to the solution."""
+        return float(self.tails.max()) / (self.size or 1.0)
+
+
+def trimmed(cover: Cover, domain: Domain) -> Cover:
+    """Only cells that the domain reaches into."""
+    if isinstance(domain, Box):
+        return cover
+    d = domain.dim
+    y = torch.cartesian_prod(*([torch.linspace(0, 1, 5, dtype=torch.float64)] * d)).reshape(-1, d)
+    level = domain.level((cover.lower[:, None] + y * cover.sides[:, None]).reshape(-1, d))
+    near = (level.reshape(cover.size, -1) > 0).any(1)
+    return Cover(cover.lower[near], cover.upper[near])
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How cells are halved.
+
+    Attributes:
+        degrees: of the polynomials of a cell.
+        limit: of unknowns.
+        clock: no round is begun after its time.
+    """
+
+    degrees: Tensor
+    limit: int
+    clock: Deadline
+
+    def solve(
+        self,
+        collocation: Collocation,
+        cover: Cover,
+        goal: float,
+        start: Any = None,
+        size: float = 0.0,
+        most: int | None = None,
+    ) -> Refined:
+        """Solve, halve cells, solve again, until all cells meet a goal.
+
+        Args:
+            collocation: the problem.
+            cover: the first cells.
+            goal: largest tail of a cell, relative to the solution.
+            start: where Newton's method starts, anything with a ``derivative``; None is zero.
+            size: root mean square that the solution has elsewhere.
+            most: cells that are allowed; None takes `limit`.
+        """
+        width = len(self.degrees) * collocation.components
+        most = min(self.limit // width, most or self.limit)
+        found: Refined | None = None
+        for _ in range(_ROUNDS):
+            if cover.size > most:
+                return self._failed(collocation, found, cover, f"it takes more than {most * width} unknowns")
+            if self.clock.over:
+                return self._failed(collocation, found, cover, "the time is over")
+            damping = _DAMPING[0 if collocation.linear else 1] * goal
+            system = PatchSystem(collocation, cover, self.degrees, damping)
+            blocks = patch_blocks(collocation, cover, len(self.degrees))
+            note = ""
+            if collocation.linear:
+                field = system.field(system.factor([(b, collocation.linearise(b)) for b in blocks]).solve())
+            else:
+                _, field, note = newton(collocation, system, blocks, start, max(goal, _LOOSE), self.clock)
+            if found is None and size == 0 and self._free(system, blocks, field):
+                return Refined(field, torch.zeros_like(cover.lower), 0.0, UNDETERMINED)
+            found = Refined(field, system.tails(blocks[0], field), max(size, system.rms(blocks[0], field)), note)
+            bad = found.tails > goal * found.size
+            if not note and not bool(bad.any()) and not collocation.linear:
+                _, field, note = newton(collocation, system, blocks, field, goal, self.clock)
+                found = replace(found, field=field, tails=system.tails(blocks[0], field), note=note)
+            if note or not bool(bad.any()):
+                return found
+            bad &= found.tails > 0.3 * found.tails.amax(1, keepdim=True)
+            cover, start = trimmed(cover.split(bad), collocation.problem.domain), field
+        return self._failed(collocation, found, cover, "smaller cells did not help")
+
+    def _free(self, system: PatchSystem, blocks: list[Block], field: PatchField) -> bool:
+        """Whether a function that is one at some point, such as a constant, satisfies all homogeneous equations."""
+        collocation, cover = system.collocation, system.cover
+        x = (cover.lower + cover.upper)[:: max(1, cover.size // 8)] / 2
+        about = [None if collocation.linear else system.values(collocation, b, field) for b in blocks]
+        equations = [(b, collocation.linearise(b, v)) for b, v in zip(blocks, about, strict=True)]
+        strict = replace(system, damping=1e-13)
+        return bool((strict.factor(equations).least(system.values_at(x)) < _FREE).any())
+
+    def _failed(self, collocation: Collocation, found: Refined | None, cover: Cover, note: str) -> Refined:
+        if found is not None:
+            return Refined(found.field, found.tails, found.size, note)
+        zero = torch.zeros(cover.size * len(self.degrees), collocation.components, dtype=torch.float64)
+        return Refined(PatchField(cover, self.degrees, zero), torch.zeros_like(cover.lower), 0.0, note)
