@@ -14,7 +14,7 @@ CLAIMS = [
     ("the same by finite differences", "poisson_stored", ("finite differences", "area x MSE"), ".1e"),
     ("perforated square", "poisson_demo", ("frozen features", "rel_l2"), ".1e"),
     ("ten dimensions", "digits_ten", ("mean", "error"), ".1e"),
-    ("in five dimensions by `sciml.solve`", "digits_five", ("five", "error"), ".1e"),
+    ("5-D, by `sciml.solve`", "digits_five", ("five", "error"), ".1e"),
     ("cube with 27 spherical holes", "digits_cube", ("27 balls", "error"), ".1e"),
     ("on four sets of holes", "digits_square", ("median error",), ".1e"),
     ("of MscaleDNN after 1000", "poisson_demo", ("MscaleDNN", "rel_l2"), ".3f"),

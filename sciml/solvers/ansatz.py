@@ -329,7 +329,7 @@ def _in_space(
     graded = Graded(domain, kappa * (upper - lower) / 2, margin, limit)
     if graded.size > limit and collocation.linear and collocation.components == 1 and len(k):
         peaked = Peaked(domain, k, a / a.max(), 0.3 * tolerance, limit)
-        return min(peaked, graded, key=lambda choice: choice.size)
+        return peaked if peaked.size < graded.size else graded
     return graded
 
 

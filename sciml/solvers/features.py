@@ -98,9 +98,10 @@ class FeatureSolver:
         if flux.applies(problem):
             return _through_flux(problem, self.tolerance, begun)
         if particular.applies(problem):
-            found = particular.split(problem, self.tolerance, min(self.features, int(math.sqrt(self.memory / 40))))  # type: ignore[arg-type]
-            if found is not None and found.estimate <= self.tolerance:
-                return _as_split(problem, found, begun)
+            limit = min(self.features, int(math.sqrt(self.memory / 40)))
+            halves = particular.split(problem, self.tolerance, limit)  # type: ignore[arg-type]
+            if halves is not None and halves.estimate <= self.tolerance:
+                return _as_split(problem, halves, begun)
         stated = problem.pde() if isinstance(problem, Evolution) else problem
         clock = Deadline(begun + self.seconds)
         collocation = Collocation(stated)
