@@ -374,7 +374,7 @@ def report(
     mechanism, reduced = evaluate.mechanism, Mechanism(run.path / "reduced.yaml")
     held_out = evaluate.conditions.between()
     tables = {
-        "design": error_table(mechanism, reduced, evaluate.conditions, evaluate.metrics),
+        "design": error_table(mechanism, reduced, evaluate.conditions, evaluate.started),
         "held out": error_table(mechanism, reduced, held_out, [m for m in evaluate.metrics if applies(m, held_out)]),
     }
     if not (config.burnt and config.burnt_hot):  # not asked for, but nobody should have to guess it

@@ -13,6 +13,8 @@ CLAIMS = [
     ("the same by a plain network", "poisson_stored", (PLAIN, "area x MSE"), ".3f"),
     ("the same by finite differences", "poisson_stored", ("finite differences", "area x MSE"), ".1e"),
     ("perforated square", "poisson_demo", ("frozen features", "rel_l2"), ".1e"),
+    ("at nu = 0.01 / pi by", "digits_burgers", ("burgers", "error"), ".1e"),
+    ("load on three squares", "digits_load", ("largest error",), ".1e"),
     ("ten dimensions", "digits_ten", ("mean", "error"), ".1e"),
     ("5-D, by `sciml.solve`", "digits_five", ("five", "error"), ".1e"),
     ("cube with 27 spherical holes", "digits_cube", ("27 balls", "error"), ".1e"),

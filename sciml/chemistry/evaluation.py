@@ -60,6 +60,9 @@ class Evaluation:
         reject: an error beyond so many tolerances ends the evaluation; errors below it still teach a network.
         species: (s,) boolean; None lets a design choose species, else it chooses among the reactions of these species.
 
+    Attributes:
+        started: the metrics as masks are measured by them: flames start from the parent's.
+
     Raises:
         ValueError: if the parent itself fails in a metric, or a tolerance lies below its solver's noise.
     """
@@ -77,8 +80,8 @@ class Evaluation:
         self.mechanism, self.conditions, self.metrics = mechanism, conditions, tuple(metrics)
         self.reject, self.species = reject, species
         conditions.states(mechanism)  # refuses a fuel or a state that the mechanism does not have
-        self._started = [m.started(mechanism, conditions) if isinstance(m, FlameSpeed) else m for m in self.metrics]
-        self.reference = [m.measure(mechanism, conditions, None) for m in self._started]
+        self.started = [m.started(mechanism, conditions) if isinstance(m, FlameSpeed) else m for m in self.metrics]
+        self.reference = [m.measure(mechanism, conditions, None) for m in self.started]
         for metric, values in zip(self.metrics, self.reference, strict=True):
             bad = np.flatnonzero(~np.isfinite(values))
             if len(bad):
@@ -158,7 +161,7 @@ class Evaluation:
         except (CanteraError, ValueError):
             reduced = None  # nothing left that reacts
         found: list[np.ndarray] = []
-        for metric, reference in zip(self._started, self.reference, strict=True):
+        for metric, reference in zip(self.started, self.reference, strict=True):
             if found and np.nanmax(np.abs(found[-1])) > self.reject:
                 found += [np.full(len(r), np.nan) for r in self.reference[len(found) :]]
                 break

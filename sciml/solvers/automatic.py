@@ -38,6 +38,7 @@ _NEURONS = 3200  # of a hidden layer that is solved for exactly
 _ROUNDS = 8
 _WORK = 1e12  # floating-point operations of a third round of Gauss-Newton: about half a minute on a few cores
 _CHECKED = 4000  # points for distances and residuals
+_UNEXPLAINED = 0.1  # of the data: equations that leave more contradict each other
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def automatic(solver: Any, problem: Problem, seed: int, callbacks: Sequence[Call
     make = _solved if exactly else _trained
     first = start(collocation, solver.tolerance, None, _NEURONS, torch.Generator().manual_seed(seed))
     bandwidth = (fitted(first, _NEURONS // collocation.components) or first).bandwidth
+    scalar = collocation.linear and collocation.components == 1
+    data = _residual(lambda x: 0 * x[:, 0], stated, seed) if scalar else math.inf  # what u = 0 leaves of the data
     rounds: list[_Round] = []
     best: Solution | None = None
     for k in range(_ROUNDS):
@@ -73,6 +76,8 @@ def automatic(solver: Any, problem: Problem, seed: int, callbacks: Sequence[Call
         rounds.append(found)
         if len(rounds) > 1:
             estimate = _estimate(rounds[-2], rounds[-1], stated)
+            if found.residual > _UNEXPLAINED * data:  # no solution, however stable it looks
+                estimate = max(estimate, found.residual / (data or 1.0))
             if best is None or estimate < (best.error_estimate or math.inf):
                 best = replace(found.solution, error_estimate=estimate, cost=_cost(rounds))
             if estimate <= solver.tolerance:
@@ -108,14 +113,15 @@ def _estimate(coarse: _Round, fine: _Round, problem: Elliptic | PDE) -> float:
     return max(distance * min(1.0, fine.residual / max(coarse.residual, 1e-300)), 1e-15)
 
 
-def _residual(solution: Solution, problem: Elliptic | PDE, seed: int) -> float:
+def _residual(field: Any, problem: Elliptic | PDE, seed: int) -> float:
     """Norm of the residual, conditions included, at points that no training has seen."""
     objective = LeastSquares(problem, 1.0)
     batch = objective.sample(_CHECKED, 400, torch.Generator().manual_seed(1_000_003 + seed))
-    field: Any = solution.field
-    p = next(field.parameters())
+    if isinstance(field, nn.Module):
+        p = next(field.parameters())
+        batch = batch.to(p.device, p.dtype)
     with torch.no_grad():
-        return float(objective.residuals(field, batch.to(p.device, p.dtype)).norm())
+        return float(objective.residuals(field, batch).norm())
 
 
 def _next(bandwidth: Tensor, solution: Solution, problem: Elliptic | PDE, exactly: bool) -> Tensor:
@@ -168,7 +174,7 @@ def _solved(
         boundary=edge,
     )
     solution = plain.solve(problem, seed + k, callbacks)
-    return _Round(solution, _residual(solution, stated, seed), scales, neurons)
+    return _Round(solution, _residual(solution.field, stated, seed), scales, neurons)
 
 
 def _directions(network: Mscale, aspect: Tensor, generator: torch.Generator) -> None:
@@ -216,4 +222,4 @@ def _trained(
         boundary=max(200, unknowns // 2),
     )
     solution = plain.solve(problem, seed + k, callbacks)
-    return _Round(solution, _residual(solution, stated, seed), scales, len(scales) * width)
+    return _Round(solution, _residual(solution.field, stated, seed), scales, len(scales) * width)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from sciml.problem import Data, Elliptic
 from sciml.solution import Solution, compare
 from sciml.solvers.differences import solve_sparse
+from sciml.solvers.grid import check_nodes
 from sciml.solvers.lagrange import Array
 from sciml.solvers.mesh import build
 from sciml.solvers.meshfield import MeshField
@@ -100,6 +101,7 @@ class FiniteElement:
         """
         begun = time.perf_counter()
         _check(problem)
+        check_nodes(problem.domain, self.n, self.degree)
         mesh = build(problem.domain, self.n, self.degree, problem.interfaces)
         form = WeakForm(problem, mesh, self.order or 2 * self.degree + 2, self.coefficient == "centre")
         if form.floating:

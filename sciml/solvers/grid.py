@@ -24,13 +24,14 @@ from torch import Tensor
 from sciml.domain import Domain
 from sciml.problem import Dirichlet, Elliptic, Periodic, Robin
 
-__all__ = ["CUT", "FACE", "NUDGE", "Flux", "Grid", "Links", "link", "open_links"]
+__all__ = ["CUT", "FACE", "NUDGE", "Flux", "Grid", "Links", "check_nodes", "link", "open_links"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 CUT, FACE = -1, -2  # instead of a neighbour: the boundary comes first; there is no link, the node is on that side
+_NODES = 1e8  # of a grid: beyond that not even its coordinates fit
 NUDGE = 1e-6  # in spacings: how far nodes on sides are moved inwards before the geometry is asked
 
 
@@ -223,6 +224,15 @@ def _faces(problem: Elliptic, grid: Grid) -> Iterator[tuple[Index, int, Mask, Ar
         yield nodes, direction, *_prescribed(problem, x, label)
 
 
+def check_nodes(domain: Domain, n: int, degree: int = 1) -> None:
+    """Refuse a grid of n cells on the longest side, with `degree` nodes each, that no memory could hold."""
+    lower, upper = domain.bounds
+    sides = (upper - lower).double()
+    nodes = float((degree * n * sides / sides.max() + 1).prod())
+    if nodes > _NODES:
+        raise ValueError(f"n is {n}, which makes {nodes:.0e} nodes, but at most {_NODES:.0e} are accepted")
+
+
 def link(problem: Elliptic, n: int) -> Links:
     """Lay a grid of n cells on the longest side over the domain of `problem` and trace all links.
 
@@ -232,6 +242,7 @@ def link(problem: Elliptic, n: int) -> Links:
     domain = problem.domain
     if domain.dim > 3:
         raise ValueError(f"the domain has {domain.dim} dimensions, but FiniteDifference accepts 1 to 3")
+    check_nodes(domain, n)
     axes = {problem.axis(c) for c in problem.conditions if isinstance(c, Periodic)}
     grid = Grid.over(domain, n, tuple(k in axes for k in range(domain.dim)))
     known = np.full(grid.size, np.nan)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sciml import Box, Dirichlet, Elliptic, Evolution, FeatureSolver, MscaleSolver, compare, solve
+from sciml import Box, Data, Dirichlet, Elliptic, Evolution, FeatureSolver, MscaleSolver, compare, solve
 from sciml.solvers import automatic
 from tests import cases
 
@@ -87,3 +87,10 @@ def test_estimates_are_within_a_factor_of_ten(name, tolerance):
 def test_the_estimate_of_a_poor_start():
     problem = ESTIMATED["bump"]()
     assert honest(FeatureSolver(tolerance=1e-4, bandwidth=5.0).solve(problem), problem)
+
+
+def test_contradictory_conditions_are_not_called_converged():
+    middle = Data(torch.tensor([[0.5]], dtype=torch.float64), torch.tensor([3.0], dtype=torch.float64))
+    problem = Elliptic(Box([0.0], [1.0]), 0.0, conditions=[Dirichlet(0.0), middle])  # u'' = 0 from 0 to 3 and back
+    solution = MscaleSolver(tolerance=1e-3).solve(problem)
+    assert not solution.status.startswith("converged") and solution.error_estimate > 0.1

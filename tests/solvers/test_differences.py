@@ -16,6 +16,7 @@ from sciml import (
     Ellipsoid,
     Elliptic,
     FiniteDifference,
+    FiniteElement,
     Jacobi,
     Neumann,
     Periodic,
@@ -415,6 +416,9 @@ def test_options_are_checked():
     ):
         with pytest.raises(ValueError, match=name):
             FiniteDifference(**options)
+    for solver in (FiniteDifference(n=10**6), FiniteElement(10**5, degree=4)):
+        with pytest.raises(ValueError, match=r"n is 10+, which makes \de\+1\d nodes, but at most 1e\+08 are accepted"):
+            solver.solve(Elliptic(UNIT, 1.0, 0.0))
     with pytest.raises(ValueError, match="p is 3"):
         Jacobi(n=8).solve(Elliptic(UNIT, 1.0, 0.0, p=3))
     with pytest.raises(ValueError, match="initial gave shape"):
