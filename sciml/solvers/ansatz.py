@@ -304,7 +304,8 @@ def start(collocation: Collocation, tolerance: float, given: Any, limit: int, ge
 def fitted(ansatz: Ansatz, limit: int) -> Ansatz | None:
     """The same with a smaller bandwidth, if there are more than `limit` features; None if none is small enough."""
     if isinstance(ansatz, (Graded, Peaked)):
-        return replace(ansatz, limit=limit).within()
+        smaller = replace(ansatz, limit=min(limit, ansatz.limit)).within()
+        return smaller and replace(smaller, limit=ansatz.limit)
     while isinstance(ansatz, Lattice) and ansatz.size > limit and float(ansatz.kappa.max()) > 4:
         ansatz = replace(ansatz, kappa=0.85 * ansatz.kappa)
     return ansatz
@@ -323,7 +324,7 @@ def _in_space(
     kappa = wavenumbers(collocation, generator)
     fields = _fields(collocation)
     # many terms that are left out add up
-    k, a = peaks(fields[0][0], domain, fields[0][1], level=min(max(0.03 * tolerance, 1e-5), 1e-3))
+    k, a = peaks(fields[0][0], domain, fields[0][1], level=min(max(0.03 * tolerance, 3e-4), 1e-2))
     if len(k):
         kappa = torch.maximum(kappa, k[a >= max(tolerance, 1e-2) * a.max()].abs().amax(0))
     graded = Graded(domain, kappa * (upper - lower) / 2, margin, limit)
