@@ -85,7 +85,7 @@ class Work:
 
 
 class Stepper(Protocol):
-    """One running optimiser."""
+    """One running optimiser; `reason` is why it ended, and an attribute `note`, if any, is said even if it did not."""
 
     reason: str
 
@@ -455,7 +455,7 @@ class _Run:
                 return f"time budget of {self.max_seconds:g} s used after {self.step} steps"
             if self.path is not None and time.perf_counter() - self.saved > 30:
                 self.save()
-        return f"all {stage.steps} steps done"
+        return f"all {stage.steps} steps done{getattr(stepper, 'note', '')}"
 
     def next_batch(self, stage: Stage) -> Batch:
         due = stage.resample is not None and self.step % stage.resample == 0

@@ -17,7 +17,7 @@ from dataclasses import replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 
 from sciml.activations import Activation, gelu
 from sciml.files import atomic, jsonable, write_json
+from sciml.networks import Dense
 
 if TYPE_CHECKING:
     from sciml.chemistry.surrogate import Surrogate
@@ -165,8 +166,8 @@ def _elementary_gelu(degree: int = 12) -> Activation:
     erfc(z) = t exp(-z^2 + P(t)) with t = 2/(2 + z) is smooth in t (W. H. Press et al., Numerical Recipes, 6.2), and
     beyond z = 6 it is zero for this purpose.
     """
-    nodes = Chebyshev.basis(degree + 1, [0.25, 1.0]).roots()
-    z = 2 / nodes - 2
+    nodes = np.asarray(Chebyshev.basis(degree + 1, [0.25, 1.0]).roots(), dtype=np.float64)
+    z = 2.0 / nodes - 2.0
     P = Chebyshev.fit(nodes, np.log(erfcx(z) / nodes), degree, [0.25, 1.0])
     # in u, which is t scaled to [-1, 1]: powers of it stay well conditioned
     coefficients = cheb2poly(P.coef).tolist()
@@ -196,20 +197,14 @@ def to_onnx(surrogate: Surrogate, path: str | Path) -> None:
 
     elementary = copy.deepcopy(surrogate)
     for expert in elementary.experts:
-        expert.activation = _elementary_gelu()
+        cast(Dense, expert).activation = _elementary_gelu()
     step, example = Step(elementary).eval(), _example(surrogate)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        shapes = {INPUT: {0: torch.export.Dim("n", min=1)}}
         with _Exact():
-            program = torch.onnx.export(
-                step,
-                (example,),
-                input_names=[INPUT],
-                output_names=list(OUTPUTS),
-                dynamic_shapes={INPUT: {0: torch.export.Dim("n", min=1)}},
-                dynamo=True,
-                verbose=False,
-            )
+            graph = torch.export.export(step, (example,), dynamic_shapes=shapes, strict=False)
+        program = torch.onnx.export(graph, input_names=[INPUT], output_names=list(OUTPUTS), dynamo=True, verbose=False)
     assert program is not None
     model = program.model_proto
     for key, value in manifest(surrogate).items():

@@ -64,7 +64,7 @@ class Familiarity(nn.Module):
             useful = spread > 1e-8 * spread.amax()
             found.centres[k] = rows.mean(0)
             found.whitening[k] = axes * torch.where(useful, spread.clamp_min(1e-300).rsqrt(), 0.0)
-            lengths = found.length(rows, k)
+            lengths = found.lengths(rows)[:, k]
             found.radii[k] = lengths.kthvalue(max(1, round((1 - _OUTSIDE) * len(rows)))).values.clamp_min(1e-12)
         return found
 
@@ -72,16 +72,17 @@ class Familiarity(nn.Module):
         """Which part the temperature of each row belongs to, (n,)."""
         return (u[:, :1] >= self.borders).sum(1)
 
-    def length(self, u: Tensor, k: int) -> Tensor:
-        """Mahalanobis's distance of u (n, columns) in part k, (n,)."""
-        return ((u - self.centres[k]) @ self.whitening[k]).square().sum(1).sqrt()
+    def lengths(self, u: Tensor) -> Tensor:
+        """Mahalanobis's distances of u (n, columns) from every part, (n, parts)."""
+        parts, columns = self.centres.shape
+        shifts = (self.centres[:, None] @ self.whitening).reshape(-1)
+        whitened = u @ self.whitening.permute(1, 0, 2).reshape(columns, -1) - shifts
+        return whitened.reshape(-1, parts, columns).square().sum(2).sqrt()
 
     def forward(self, u: Tensor) -> Tensor:
         """The larger of the distance and, where an input leaves its range, 1 and the excess in units of the range."""
         # an input that never changed has a range of rounding only
         span = (self.high - self.low).clamp_min(1e-3)
         beyond = (torch.maximum(self.low - u, u - self.high) / span).amax(1)
-        part, distance = self.part(u), torch.zeros_like(beyond)
-        for k in range(len(self.radii)):
-            distance = torch.where(part == k, self.length(u, k) / self.radii[k], distance)
+        distance = (self.lengths(u) / self.radii).gather(1, self.part(u)[:, None])[:, 0]
         return torch.where(beyond > 1e-6, torch.maximum(1 + beyond, distance), distance)

@@ -290,7 +290,7 @@ class Surrogate(nn.Module):
     def score(self, states: np.ndarray) -> np.ndarray:
         """How far states are from those of the training, (n,): above 1 is outside; see `familiarity`."""
         with torch.no_grad():
-            return self.distance(self.checked(states)).numpy()
+            return torch.cat([self.distance(part) for part in self.checked(states).split(_MANY)]).numpy()
 
     def distance(self, x: Tensor) -> Tensor:
         """The `score` of states (n, 2+s) as a part of a graph."""
@@ -390,9 +390,10 @@ class Surrogate(nn.Module):
             Dense(inputs, widths, 2 * len(reactive), gelu, generator=generator, dtype=torch.float32)
             for _ in range(len(settings.edges) + 1)
         ]
-        unit = [Standardize(torch.zeros(m).double(), torch.ones(m).double()) for m in (inputs, len(reactive))]
-        unknown = Familiarity(3 + mechanism.n_species, 1)
-        return cls(settings, experts, mechanism.thermo, affinity, Conservation(torch.as_tensor(moles)), *unit, unknown)
+        given, made = (Standardize(torch.zeros(m).double(), torch.ones(m).double()) for m in (inputs, len(reactive)))
+        familiarity = Familiarity(3 + mechanism.n_species, 1)
+        conservation = Conservation(torch.as_tensor(moles))
+        return cls(settings, experts, mechanism.thermo, affinity, conservation, given, made, familiarity)
 
     def _prepare(self, x: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Set the statistics; returns what the head takes, and the labels."""
@@ -442,6 +443,9 @@ class Surrogate(nn.Module):
         def of(name: str) -> Tensor:
             return torch.zeros(arrays[name].shape, dtype=torch.float64)
 
+        def statistics(name: str) -> Standardize:
+            return Standardize.restore({}, {part: arrays[f"{name}.{part}"] for part in ("centre", "scale")})
+
         breaks, masses = of("thermo.breaks"), torch.ones(len(settings.species), dtype=torch.float64)
         count = len(breaks) + 1
         reactions, gibbs = of("affinity.reactions"), torch.zeros(count, len(masses), 7, dtype=torch.float64)
@@ -454,14 +458,12 @@ class Surrogate(nn.Module):
             Thermo(torch.zeros(count, len(masses), 8, dtype=torch.float64), breaks, masses),
             Affinity(gibbs, breaks, masses, reactions, description["reference"]),
             Conservation(of("conservation.atoms")),
-            *(Standardize.restore({}, {p: arrays[f"{n}.{p}"] for p in ("centre", "scale")}) for n in _STATISTICS),
+            statistics("inputs"),
+            statistics("increment"),
             Familiarity(columns, parts),
         )
         model.load_state_dict({k: torch.as_tensor(np.asarray(v)) for k, v in arrays.items()})
         return model
-
-
-_STATISTICS = ("inputs", "increment")
 
 
 class _RolloutError:

@@ -72,6 +72,7 @@ class GaussNewton:
 class _GaussNewtonStepper:
     def __init__(self, stage: GaussNewton) -> None:
         self.stage, self.reason, self.relative = stage, "", stage.damping
+        self.note = ""  # what the status says beside why it ended
 
     def step(self, work: Work) -> None:
         objective, model = work.objective, work.model
@@ -83,6 +84,9 @@ class _GaussNewtonStepper:
             )
         loss = float(work.backward())
         m, jacobian, _ = sample_jacobian(metric_vector, model, work.batch)
+        rows, unknowns = jacobian.shape
+        if rows < unknowns:
+            self.note = f"; only {rows} equations for {unknowns} parameters, so a small loss says little"
         trainable = [p for p in model.parameters() if p.requires_grad]
         start = torch.cat([p.detach().reshape(-1) for p in trainable])
         gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in trainable])
@@ -117,9 +121,7 @@ class _GaussNewtonStepper:
             self.relative = min(self.relative * 4, 1e12)
         else:
             self.reason = "no damping gives a decrease: the limit of this precision and these points"
-        if jacobian.shape[0] < jacobian.shape[1]:
-            rows, unknowns = jacobian.shape
-            self.reason += f"; only {rows} equations for {unknowns} parameters, so a small loss says little"
+        self.reason += self.note
         _assign(model, start)
 
     @staticmethod

@@ -32,7 +32,7 @@ def test_what_is_burnt_is_not_known_cold():
     spread, axes = torch.linalg.eigh(torch.cov(u.T))
     one.centres[0] = u.mean(0)
     one.whitening[0] = axes * torch.where(spread > 1e-8 * spread.amax(), spread.clamp_min(1e-300).rsqrt(), 0.0)
-    one.radii[0] = one.length(u, 0).quantile(0.999)
+    one.radii[0] = one.lengths(u)[:, 0].quantile(0.999)
     assert one(cold).median() < 0.3 * known(cold).median()
 
 

@@ -302,5 +302,7 @@ def test_too_few_points_for_the_parameters_are_told():
     solver = MscaleSolver(ritz=False, scales=(1,), widths=(12, 12), interior=20, boundary=8, hard=False, stages=stages)
     few = solver.solve(cases.poisson_2d())
     assert "only 28 equations for 205 parameters" in few.status and not few.status.startswith("converged")
+    short = replace(solver, stages=[GaussNewton(2)]).solve(cases.poisson_2d())
+    assert "all 2 steps done; only 28 equations" in short.status
     many = replace(solver, interior=400, boundary=100, stages=[GaussNewton(3)]).solve(cases.poisson_2d())
     assert "equations for" not in many.status
