@@ -15,6 +15,7 @@ harmonic series, whose own error is bounded by the maximum principle (`_load`), 
     ten       10-D Poisson, u = sum of x_{2k-1} x_{2k}, and u = sin of three times the mean of x
     burgers   nu = 0.01 / pi, against Cole and Hopf
     cube      [-1, 1]^3 minus 27 balls, u = prod sin 5 x_i
+    elsewhere ellipse, triangle, ring and disc, reactions, layers, Neumann and Robin conditions (`_elsewhere`)
     bead      Poisson-Boltzmann with a molecule of 21 balls in three dimensions, mu = 5 and 15
 """
 
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from sciml import PDE, Ball, Box, Ellipsoid, Elliptic, Evolution, FiniteElement, Polygon, Solution, compare, solve
 
-from . import burgers, p_laplacian, poisson, poisson_boltzmann
+from . import _elsewhere, burgers, p_laplacian, poisson, poisson_boltzmann
 from ._load import Hole, unit_load
 
 PI = math.pi
@@ -144,6 +145,7 @@ CASES: dict[str, dict[str, Callable[[int], Elliptic | PDE | Evolution]]] = {
     "five": {"five": lambda seed: p_laplacian.CASES["five"](2.0, 0.1)},
     "burgers": {"burgers": lambda seed: burgers.forward(0.01 / PI)},
     "bead": {f"mu = {mu:g}": lambda seed, mu=mu: poisson_boltzmann.bead(2.0, mu) for mu in (5.0, 15.0)},  # type: ignore[misc]
+    "elsewhere": {**_elsewhere.CASES},
     "cube": {"27 balls": lambda seed: square_of("cube27", 5.0)},
 }
 
@@ -177,6 +179,7 @@ VARIANTS = {
     "ten": Config(case="ten", tolerance=1e-4),
     "five": Config(case="five", tolerance=1e-6, seconds=120.0),
     "burgers": Config(case="burgers", tolerance=1e-6, seconds=300.0),
+    "elsewhere": Config(case="elsewhere", tolerance=1e-6, seconds=20.0),
     "cube": Config(case="cube", tolerance=1e-6),
     "bead": Config(case="bead", tolerance=1e-3, seconds=120.0),
 }
