@@ -17,6 +17,7 @@ harmonic series, whose own error is bounded by the maximum principle (`_load`), 
     cube      [-1, 1]^3 minus 27 balls, u = prod sin 5 x_i
     bead      Poisson-Boltzmann with a molecule of 21 balls in three dimensions, mu = 5 (bead15: mu = 15)
     solid     -Lap u = 1, u = 0 in three dimensions: a shell, and cubes minus balls against finer solutions
+    elsewhere ellipse, triangle, ring and disc, reactions, layers, Neumann and Robin conditions (`_elsewhere`)
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from torch import Tensor
 
 from sciml import PDE, Ball, Box, Ellipsoid, Elliptic, Evolution, FiniteElement, Polygon, Solution, compare, solve
 
-from . import burgers, p_laplacian, poisson, poisson_boltzmann
+from . import _elsewhere, burgers, p_laplacian, poisson, poisson_boltzmann
 from ._load import Hole, unit_load
 
 PI = math.pi
@@ -164,6 +165,7 @@ CASES: dict[str, dict[str, Callable[[int], Elliptic | PDE | Evolution]]] = {
     "bead": {"mu = 5": lambda seed: poisson_boltzmann.bead(2.0, 5.0)},
     "bead15": {"mu = 15": lambda seed: poisson_boltzmann.bead(2.0, 15.0)},
     "solid": {"shell": lambda seed: shell(0.3), "cube minus two balls": lambda seed: perforated_cube()},
+    "elsewhere": {**_elsewhere.CASES},
     "cube": {"27 balls": lambda seed: square_of("cube27", 5.0)},
 }
 
@@ -197,6 +199,7 @@ VARIANTS = {
     "ten": Config(case="ten", tolerance=1e-4),
     "five": Config(case="five", tolerance=1e-6, seconds=120.0),
     "burgers": Config(case="burgers", tolerance=1e-6, seconds=300.0),
+    "elsewhere": Config(case="elsewhere", tolerance=1e-6, seconds=20.0),
     "cube": Config(case="cube", tolerance=1e-6),
     "bead": Config(case="bead", tolerance=1e-3, seconds=120.0),
     "bead15": Config(case="bead15", tolerance=1e-2, seconds=120.0),

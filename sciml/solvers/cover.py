@@ -27,6 +27,7 @@ from sciml.solvers.featurefield import FeatureField
 __all__ = ["Cover", "PatchField", "Pairs", "SlabField", "features", "windowed"]
 
 _SHARE = 0.2  # of the smaller of two neighbours that a window reaches into the other
+_SLIVER = 0.15  # of a cell that its window reaches across a wall
 _CHUNK = 2**24  # numbers in one block of a points x cells table
 
 
@@ -129,8 +130,9 @@ class Cover:
     def pairs(self, x: Tensor, order: int = 2) -> Pairs:
         """Which windows do not vanish at points ``(n, d)``, and their derivatives up to an order."""
         low, high = self._reach
-        near_low = torch.where(low.isfinite(), self.lower - low, -torch.inf)
-        near_high = torch.where(high.isfinite(), self.upper + high, torch.inf)
+        # beyond a wall only as far as slivers of the domain may lie there without a cell of their own
+        near_low = self.lower - torch.where(low.isfinite(), low, _SLIVER * self.sides)
+        near_high = self.upper + torch.where(high.isfinite(), high, _SLIVER * self.sides)
         points, cells = [], []
         step = max(1, _CHUNK // max(1, self.size * x.shape[1]))
         for start in range(0, len(x), step):

@@ -4,15 +4,16 @@
 degrees, and halves the cells where that is not enough, along the axes along which they fall slowly. `marching` does so
 in one slab of time after another.
 
-The whole is done for a sequence of ever smaller goals. The distance of two solutions is the error of the coarser one;
-times the ratio of their residuals it is the estimate of the finer one's.
+Marching is repeated for a sequence of ever smaller goals; without time, every solution halves the worst cells of the
+one before. The distance of two solutions is the error of the coarser one; times the ratio of their residuals, or of
+their tails, it is the estimate of the finer one's.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -26,7 +27,7 @@ from sciml.solvers.cover import Cover, PatchField, SlabField
 from sciml.solvers.families import degrees_up_to
 from sciml.solvers.leastsquares import UNDETERMINED
 from sciml.solvers.marching import march
-from sciml.solvers.refinement import Refinement, trimmed
+from sciml.solvers.refinement import Refined, Refinement, trimmed
 from sciml.training import Deadline
 
 __all__ = ["Local", "solve_locally"]
@@ -36,6 +37,8 @@ _GOALS = (100.0, 10.0, 1.0, 0.1)  # in units of the tolerance
 _LOOSEST = 1e-3  # goal: what is worse than that leads Newton's method astray
 _STEP = 0.1  # from the largest tail of one solution to the goal of the next, at most
 _RATIO = (0.2, 0.5)  # of the errors at two successive goals, at least and at most
+_HALVINGS = 12
+_SHARE = 0.1  # of the error in the highest terms of a cell
 _GROWTH = 3.0  # of the time that the next goal takes
 _CHECKED = 4000  # points for distances
 
@@ -83,35 +86,100 @@ def solve_locally(
     fewest, most = _DEGREES[d]
     degree = min(max(round(4 - math.log10(tolerance)), fewest), most)
     refinement = Refinement(degrees_up_to(degree, d), limit, clock)
+    problem = collocation.problem
+    marches = isinstance(problem, PDE) and any(isinstance(c, Initial) for c in problem.conditions)
     best: Local | None = None
-    field: Field | None = None
-    residual, worst, note = math.inf, math.inf, "smaller cells did not help"
-    for k, factor in enumerate(_GOALS):
+    before: _Step | None = None
+    note = "smaller cells did not help"
+    for k in range(len(_GOALS) if marches else _HALVINGS):
         begun = time.perf_counter()
-        # a goal that the last solution met already would give the same one, and a distance that means nothing
-        goal = min(factor * tolerance, _LOOSEST, _STEP * worst)
-        found, failed, tail = _solve(collocation, refinement, goal, field, space)
-        if found is None or (failed and best is not None and math.isfinite(best.estimate)):
-            note = failed
+        if marches:
+            found = _marched(collocation, refinement, _GOALS[k] * tolerance, before, space)
+        else:
+            found = _halved(collocation, refinement, tolerance, before)
+        field = found.field
+        if field is None:
+            note = found.note
             break
-        gap = _residual(collocation, found)
         estimate = math.inf
-        if field is not None:
-            distance = compare(field, found, collocation.problem.domain, _CHECKED)["rel_l2"]
-            least = min(_RATIO[0], 1.5 * tail / worst)
-            estimate = max(distance * min(max(gap / residual, least), _RATIO[1]), 1e-15)
+        if before is not None and not found.note and not before.note:
+            assert before.field is not None
+            distance = compare(before.field, field, problem.domain, _CHECKED)["rel_l2"]
+            found = replace(found, distance=distance)
+            # a solution that leaves much of the right-hand side unexplained is none, however stable it looks
+            gap = 0.0 if found.refined is None else found.refined.gap
+            estimate = max(distance * found.ratio(before), 0.02 * gap, found.kept, 1e-15)
         if best is None or estimate < best.estimate or math.isinf(best.estimate):
-            cells = sum(p.cover.size for p in _parts(found))
-            best = Local(found, estimate, failed, cells, k + 1)
-        field, residual, worst = found, max(gap, 1e-300), tail
-        if best.estimate <= tolerance and not best.note:
+            best = Local(field, estimate, found.note, sum(p.cover.size for p in _parts(field)), k + 1)
+        if best.estimate <= tolerance:
             return best
+        before = found
         if time.perf_counter() + _GROWTH * (time.perf_counter() - begun) > clock.at:
             note = "the time is over"
             break
-        if failed:
-            break
-    return best and Local(best.field, best.estimate, best.note or note, best.cells, best.attempts)
+    return best and replace(best, note=best.note or note)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One of a sequence of ever better solutions.
+
+    Attributes:
+        field: the solution, None if there is none.
+        worst: largest tail of all cells.
+        residual: norm of the residual, where it is known.
+        note: what went wrong.
+        refined: the solution with its tails, where there is no time.
+        distance: from the solution of the step before.
+        kept: error in the cells of the step before that were not halved, which a distance does not show.
+    """
+
+    field: Field | None
+    worst: float
+    residual: float = 1.0
+    note: str = ""
+    refined: Refined | None = None
+    distance: float = math.inf
+    kept: float = 0.0
+
+    def ratio(self, before: _Step) -> float:
+        """Of the error to that of the step before."""
+        tail = self.worst / max(before.worst, 1e-300)
+        if self.refined is not None:
+            # errors fall faster than tails, as the highest terms are the least of a cell; and no faster than distances
+            fallen = 0.0 if math.isinf(before.distance) else self.distance / max(before.distance, 1e-300)
+            return min(max(tail**1.5, 1e-3, fallen), 1.0 if fallen > _RATIO[1] else _RATIO[1])
+        return min(max(self.residual / before.residual, min(_RATIO[0], 1.5 * tail)), _RATIO[1])
+
+
+def _marched(
+    collocation: Collocation, refinement: Refinement, goal: float, before: _Step | None, space: Domain | None
+) -> _Step:
+    """Slabs of time, all of whose cells meet a goal."""
+    # a goal that the last solution met already would give the same one, and a distance that means nothing
+    goal = min(goal, _LOOSEST, math.inf if before is None else _STEP * before.worst)
+    assert isinstance(collocation.problem, PDE)
+    field, note, worst = march(refinement, collocation.problem, goal, space)
+    return _Step(field, worst, 1.0 if field is None else max(_residual(collocation, field), 1e-300), note)
+
+
+def _halved(collocation: Collocation, refinement: Refinement, tolerance: float, before: _Step | None) -> _Step:
+    """The cells that are worst are halved."""
+    kept = 0.0
+    if before is None:
+        cover, start = _first(collocation, refinement), None
+    else:
+        assert before.refined is not None
+        cover = refinement.halved(collocation, before.refined, _STEP * before.worst)
+        start = None if before.note else before.field
+        kept = _SHARE * before.refined.below(_STEP * before.worst)
+    most = refinement.most(collocation)
+    if cover.size > most or refinement.clock.over:
+        return _Step(None, 0.0, note="the time is over" if cover.size <= most else f"it takes more than {most} cells")
+    found = refinement.once(collocation, cover, tolerance, start, first=before is None)
+    if found.note == UNDETERMINED:
+        raise ValueError(UNDETERMINED)
+    return _Step(found.field, found.worst, note=found.note, refined=found, kept=kept)
 
 
 def _parts(field: Field) -> tuple[PatchField, ...]:
@@ -133,20 +201,6 @@ def _residual(collocation: Collocation, field: Field) -> float:
         values = {i: part.derivative(x, {i: 1.0}) for i in collocation.indices}
         total += sum(float((weight * r.square()).sum()) for r in collocation.residuals(block, values))
     return math.sqrt(total)
-
-
-def _solve(
-    collocation: Collocation, refinement: Refinement, goal: float, before: Field | None, space: Domain | None
-) -> tuple[Field | None, str, float]:
-    """A solution whose cells all meet a goal, what went wrong, and the largest tail of all cells."""
-    problem = collocation.problem
-    if isinstance(problem, PDE) and any(isinstance(c, Initial) for c in problem.conditions):
-        return march(refinement, problem, goal, space)
-    cover = before.cover if isinstance(before, PatchField) else _first(collocation, refinement)
-    found = refinement.solve(collocation, cover, goal, before)
-    if found.note == UNDETERMINED:
-        raise ValueError(UNDETERMINED)
-    return (None if found.note and not found.size else found.field), found.note, found.worst
 
 
 def _first(collocation: Collocation, refinement: Refinement) -> Cover:

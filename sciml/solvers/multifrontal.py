@@ -8,6 +8,7 @@ digits that normal equations would square away.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -51,11 +52,14 @@ class SparseFactor:
             waiting[min(rank[c] for c in owners)].append((owners, scaled))
         #: per group of cells eliminated at once: all cells of its rows, the group first; its rows of R
         self.parts: list[tuple[int, tuple[int, ...], Tensor]] = []
+        left = 0.0
         for k, group in enumerate(groups):
-            self._eliminate(group, waiting[k], waiting, rank, damping)
+            left += self._eliminate(group, waiting[k], waiting, rank, damping)
             waiting[k] = []
+        #: norm of what is left of the right-hand side, relative to it
+        self.gap = math.sqrt(left / (sum(float(rows[:, -1].square().sum()) for _, rows in blocks) or 1.0))
 
-    def _eliminate(self, group: list[int], mine: list, waiting: list, rank: dict[int, int], damping: float) -> None:
+    def _eliminate(self, group: list[int], mine: list, waiting: list, rank: dict[int, int], damping: float) -> float:
         width, own = self.width, len(group) * self.width
         others = sorted({c for owners, _ in mine for c in owners} - set(group), key=rank.__getitem__)
         columns = (*group, *others)
@@ -74,6 +78,7 @@ class SparseFactor:
         rest = r[own : len(columns) * width, own:]  # without the row of the residual itself
         if others and len(rest):
             waiting[rank[others[0]]].append((tuple(others), rest))
+        return float(r[len(columns) * width :, -1].square().sum())
 
     def solve(self) -> Tensor:
         """Coefficients ``(size,)``."""

@@ -190,7 +190,8 @@ class PatchSystem:
         """The operator's size on the highest polynomial of the cell ``(n,)``."""
         pairs = self.cover.pairs(block.x, 0)
         k = float(self.degrees.max()) / self.cover.sides
-        wave = torch.zeros_like(block.x).index_reduce_(0, pairs.point, k[pairs.cell], "amax", include_self=False)
+        point = pairs.point[:, None].expand(-1, block.x.shape[1])
+        wave = torch.zeros_like(block.x).scatter_reduce(0, point, k[pairs.cell], "amax")
         found = torch.zeros_like(rows.rhs)
         for operator in rows.operators:
             for i, w in operator.items():
@@ -224,8 +225,8 @@ class PatchSystem:
     def tails(self, block: Block, field: PatchField) -> Tensor:
         """How large the two highest degrees are in every cell, shared out over the axes: ``(cells, d)``.
 
-        The root mean square is taken over the points of a block, those of the equation: what a polynomial does beyond
-        the domain does not matter.
+        The mean square is taken over the points of a block, those of the equation, and over at least the whole cell:
+        what a polynomial does beyond the domain does not matter, nor does a cell that the domain hardly touches.
         """
         total = self.degrees.sum(1)
         top = total >= total.max() - 1
@@ -235,7 +236,8 @@ class PatchSystem:
         weight = block.weight[pairs.point]
         zero = torch.zeros(self.cover.size, dtype=torch.float64)
         square = zero.index_add(0, pairs.cell, weight * part)
-        square /= zero.index_add(0, pairs.cell, weight * pairs.window[()].square()).clamp_min(1e-300)
+        covered = zero.index_add(0, pairs.cell, weight * pairs.window[()].square())
+        square /= torch.maximum(covered, self.cover.sides.prod(1))
         degrees = self.degrees[top].double()
         each = local.square().sum(2) / (2 * degrees + 1).prod(1)
         share = each @ (degrees.square() / degrees.square().sum(1, keepdim=True))

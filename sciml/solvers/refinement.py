@@ -33,17 +33,26 @@ class Refined:
         tails: see `PatchSystem.tails`.
         size: root mean square of the solution, of this slab or the largest of all before.
         note: what went wrong, "" if nothing did.
+        gap: norm of what a linear problem's rows leave unexplained, relative to their right-hand side.
     """
 
     field: PatchField
     tails: Tensor
     size: float
     note: str
+    gap: float = 0.0
 
     @property
     def worst(self) -> float:
         """The largest tail, relative to the solution."""
         return float(self.tails.max()) / (self.size or 1.0)
+
+    def below(self, goal: float) -> float:
+        """Root mean square of the tails of all cells that meet a goal, relative to the solution."""
+        volume = self.field.cover.sides.prod(1)
+        tails = self.tails.amax(1)
+        tails = torch.where(tails > goal * self.size, torch.zeros_like(tails), tails)
+        return float((tails.square() * volume).sum() / volume.sum()) ** 0.5 / (self.size or 1.0)
 
 
 def trimmed(cover: Cover, domain: Domain) -> Cover:
@@ -51,7 +60,9 @@ def trimmed(cover: Cover, domain: Domain) -> Cover:
     if isinstance(domain, Box):
         return cover
     d = domain.dim
-    y = torch.cartesian_prod(*([torch.linspace(0, 1, 5, dtype=torch.float64)] * d)).reshape(-1, d)
+    # samples inside cells: what a sliver thinner than their distance would hold, its neighbour reaches as well
+    middle = (torch.arange(8, dtype=torch.float64) + 0.5) / 8
+    y = torch.cartesian_prod(*([middle] * d)).reshape(-1, d)
     level = domain.level((cover.lower[:, None] + y * cover.sides[:, None]).reshape(-1, d))
     near = (level.reshape(cover.size, -1) > 0).any(1)
     return Cover(cover.lower[near], cover.upper[near])
@@ -90,34 +101,67 @@ class Refinement:
             size: root mean square that the solution has elsewhere.
             most: cells that are allowed; None takes `limit`.
         """
-        width = len(self.degrees) * collocation.components
-        most = min(self.limit // width, most or self.limit)
+        most = min(self.most(collocation), most or self.limit)
         found: Refined | None = None
         for _ in range(_ROUNDS):
             if cover.size > most:
-                return self._failed(collocation, found, cover, f"it takes more than {most * width} unknowns")
+                return self._failed(collocation, found, cover, f"it takes more than {most} cells")
             if self.clock.over:
                 return self._failed(collocation, found, cover, "the time is over")
-            damping = _DAMPING[0 if collocation.linear else 1] * goal
-            system = PatchSystem(collocation, cover, self.degrees, damping)
-            blocks = patch_blocks(collocation, cover, len(self.degrees))
-            note = ""
-            if collocation.linear:
-                field = system.field(system.factor([(b, collocation.linearise(b)) for b in blocks]).solve())
-            else:
-                _, field, note = newton(collocation, system, blocks, start, max(goal, _LOOSE), self.clock)
-            if found is None and size == 0 and self._free(system, blocks, field):
-                return Refined(field, torch.zeros_like(cover.lower), 0.0, UNDETERMINED)
-            found = Refined(field, system.tails(blocks[0], field), max(size, system.rms(blocks[0], field)), note)
-            bad = found.tails > goal * found.size
-            if not note and not bool(bad.any()) and not collocation.linear:
-                _, field, note = newton(collocation, system, blocks, field, goal, self.clock)
-                found = replace(found, field=field, tails=system.tails(blocks[0], field), note=note)
-            if note or not bool(bad.any()):
+            first = found is None and size == 0
+            found = self.once(collocation, cover, goal, start, size, first, loose=True)
+            if found.note or found.worst <= goal:
                 return found
-            bad &= found.tails > 0.3 * found.tails.amax(1, keepdim=True)
-            cover, start = trimmed(cover.split(bad), collocation.problem.domain), field
+            cover, start = self.halved(collocation, found, goal), found.field
         return self._failed(collocation, found, cover, "smaller cells did not help")
+
+    def most(self, collocation: Collocation) -> int:
+        """Number of cells that the limit allows."""
+        return self.limit // (len(self.degrees) * collocation.components)
+
+    def halved(self, collocation: Collocation, found: Refined, goal: float) -> Cover:
+        """The cells that do not meet a goal are halved, along the axes along which coefficients fall slowly."""
+        bad = found.tails > goal * found.size
+        bad &= found.tails > 0.3 * found.tails.amax(1, keepdim=True)
+        return trimmed(found.field.cover.split(bad), collocation.problem.domain)
+
+    def once(
+        self,
+        collocation: Collocation,
+        cover: Cover,
+        goal: float,
+        start: Any,
+        size: float = 0.0,
+        first: bool = False,
+        loose: bool = False,
+    ) -> Refined:
+        """Solve on one cover.
+
+        Args:
+            collocation: the problem.
+            cover: the cells.
+            goal: see `solve`.
+            start: see `solve`.
+            size: see `solve`.
+            first: find out whether the problem determines its solution.
+            loose: end Newton's method early if cells do not meet the goal.
+        """
+        system = PatchSystem(collocation, cover, self.degrees, _DAMPING[0 if collocation.linear else 1] * goal)
+        blocks = patch_blocks(collocation, cover, len(self.degrees))
+        note, gap = "", 0.0
+        if collocation.linear:
+            factor = system.factor([(b, collocation.linearise(b)) for b in blocks])
+            field, gap = system.field(factor.solve()), factor.gap
+        else:
+            tolerance = max(goal, _LOOSE) if loose else goal
+            _, field, note = newton(collocation, system, blocks, start, tolerance, self.clock)
+        if first and self._free(system, blocks, field):
+            return Refined(field, torch.zeros_like(cover.lower), 0.0, UNDETERMINED)
+        found = Refined(field, system.tails(blocks[0], field), max(size, system.rms(blocks[0], field)), note, gap)
+        if loose and not note and found.worst <= goal and not collocation.linear:
+            _, field, note = newton(collocation, system, blocks, field, goal, self.clock)
+            found = replace(found, field=field, tails=system.tails(blocks[0], field), note=note)
+        return found
 
     def _free(self, system: PatchSystem, blocks: list[Block], field: PatchField) -> bool:
         """Whether a function that is one at some point, such as a constant, satisfies all homogeneous equations."""

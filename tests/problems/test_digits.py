@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from sciml import Dirichlet, Robin, jet
 from sciml.domain import Ball, Box
 from sciml.problems import digits
 from sciml.problems._load import unit_load
@@ -41,3 +42,19 @@ def test_the_bound_is_seen_on_the_boundary_and_poisson_holds(name):
 def test_too_few_terms_are_not_certified():
     rough = unit_load(digits.SIDES, digits.PLATE, orders=(8, 3, 4))
     assert rough.largest > 1e-4
+
+
+@pytest.mark.parametrize("name", digits.CASES["elsewhere"])
+def test_problems_elsewhere_have_the_solutions_that_they_name(name):
+    problem = digits.CASES["elsewhere"][name](0)
+    x = problem.domain.interior(60)
+    size = float(problem.source(x).abs().max()) + float(problem.exact(x).abs().max())
+    assert float(problem.residual(problem.jet(problem.exact, x), x).abs().max()) < 1e-9 * size
+    edge = problem.domain.boundary(80, torch.Generator().manual_seed(0))
+    j = jet(problem.exact, edge.points, 1)
+    for condition, mask in problem.partition(edge.points, edge.labels):
+        at, u = edge.points[mask], j.value[mask]
+        left = u if isinstance(condition, Dirichlet) else (j.gradient * edge.normals).sum(1)[mask]
+        if isinstance(condition, Robin):
+            left = left + condition.coefficient_at(at) * u
+        torch.testing.assert_close(left, condition.at(at), rtol=1e-9, atol=1e-9)

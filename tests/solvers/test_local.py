@@ -194,6 +194,28 @@ def test_thin_layers_on_a_line(eps):
     assert error <= 10 * found.estimate
 
 
+@pytest.mark.parametrize(("tolerance", "limit"), [(1e-4, 6_000), (1e-6, 20_000)])
+def test_cells_halve_until_the_tolerance_is_met(tolerance, limit):
+    domain = SQUARE - Ball([-0.4, 0.3], 0.2) - Ball([0.5, -0.4], 0.25)
+    problem = Elliptic.manufactured(domain, lambda x: torch.sin(9 * x[:, 0]) * torch.cos(7 * x[:, 1]))
+    found = solve_locally(Collocation(problem), tolerance, limit, Deadline(math.inf))
+    error = compare(found.field, problem.exact, domain, 4000)["rel_l2"]
+    assert not found.note and found.estimate <= tolerance
+    assert error <= tolerance and error <= 10 * found.estimate
+
+
+def test_a_corner_that_polynomials_cannot_resolve_is_not_called_converged():
+    def exact(x):
+        angle = torch.atan2(x[:, 1], x[:, 0]) % (2 * PI)
+        return (1 - x**2).prod(1) * (x.square().sum(1) + 1e-300) ** (1 / 3) * torch.sin(2 / 3 * angle)
+
+    problem = Elliptic.manufactured(SQUARE - Box([0, -2], [2, 0]), exact)
+    found = solve_locally(Collocation(problem), 1e-3, 3000, Deadline(math.inf))
+    error = compare(found.field, exact, problem.domain, 4000)["rel_l2"]
+    assert found.note and found.estimate > 1e-3
+    assert error <= 10 * found.estimate
+
+
 def test_what_is_not_determined_is_not_called_converged():
     equation = lambda x, u: u.t + u * u.x - 0.1 * u.xx  # noqa: E731
     ends = Initial(lambda x: -torch.sin(PI * x[:, 1]))
