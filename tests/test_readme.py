@@ -117,6 +117,9 @@ CLAIMS = [
     ("to a network by one command", "combustion_h2", ("delay error, mean",), ".4f"),
     ("the largest of the 18", "combustion_h2", ("delay error, max",), ".4f"),
     ("perturbed by powers", "combustion_h2", ("perturbed: recovered",), ".3f"),
+    ("plain training on 9000 pairs", "combustion_ablation", ("table", 7, "delay error, median"), ".2f"),
+    ("with logarithms instead", "combustion_ablation", ("table", 5, "delay error, median"), ".2f"),
+    ("trained on perturbed states", "combustion_ablation", ("table", 11, "recovered"), ".2f"),
 ]
 
 
