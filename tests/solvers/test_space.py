@@ -75,12 +75,6 @@ def test_peaks_of_three_waves_of_different_height():
 
 PROBLEMS = {
     "holes": (lambda: Elliptic.manufactured(HOLES, sines(2.0, 1.0, 3.0)), 1e-5),
-    "variable": (
-        lambda: Elliptic.manufactured(
-            HOLES, sines(1.0, 2.0, 1.0), diffusion=lambda x: 1 + 0.5 * torch.sin(2 * x[:, 0] + x[:, 1]), reaction=3.0
-        ),
-        1e-4,
-    ),
     "ball": (lambda: Elliptic.manufactured(BALL - Ball([0.4, 0, 0], 0.2), sines(3.0, 1.0, 1.0)), 1e-5),
 }
 
