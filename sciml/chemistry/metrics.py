@@ -25,6 +25,8 @@ from sciml.chemistry.ignition import peak, stages
 from sciml.chemistry.mechanism import CanteraError, Mechanism, Reactor
 from sciml.chemistry.reactors import Integrator
 
+_LONGEST = 10.0  # seconds to wait for an ignition
+
 __all__ = ["Burnt", "Extinction", "FlameSpeed", "IgnitionDelay", "Metric", "Profiles", "StirredReactor"]
 
 
@@ -95,7 +97,7 @@ class IgnitionDelay(_Relative):
         """Delays (s), of all conditions, then first stages of all conditions if asked for."""
         engine = Integrator(mechanism, self.reactor, self.rtol, self.atol)
         states = conditions.states(mechanism)
-        limits = np.full(len(states), 10.0) if reference is None else self.patience * reference[: len(states)]
+        limits = np.full(len(states), _LONGEST) if reference is None else self.patience * reference[: len(states)]
         delays = np.full((len(states), 2), np.inf)
         for row, (state, limit) in enumerate(zip(states, limits, strict=True)):
             delays[row] = self._delay(engine, mechanism, state, limit)
@@ -110,25 +112,13 @@ class IgnitionDelay(_Relative):
 
     def _delay(self, engine: Integrator, mechanism: Mechanism, state: np.ndarray, limit: float) -> tuple[float, float]:
         """(first stage or inf, ignition or inf)."""
-        gas = mechanism.gas
-        try:
-            gas.TPY = state[0], state[1], state[2:]
-            gas.equilibrate("HP" if self.reactor == "constant-pressure" else "UV")
-            rise = gas.T - state[0]
-            engine.start(state)
-            times, temperatures, largest = [0.0], [state[0]], 0.0
-            while times[-1] < limit:
-                times.append(engine.net.step())
-                temperatures.append(gas.T)
-                # slopes of steps: the right-hand side at every step would cost as much as the integration
-                slope = (temperatures[-1] - temperatures[-2]) / (times[-1] - times[-2])
-                largest = max(largest, slope)
-                if temperatures[-1] - state[0] > 0.8 * rise > 0 and slope < 0.05 * largest:
-                    break
-                if len(times) > 20_000:
-                    return np.inf, np.inf
-        except CanteraError:
-            engine.rebuild()
+        for _ in range(2):  # a network that is used again can fail on a state that a new one integrates
+            try:
+                times, temperatures, rise = self._record(engine, mechanism, state, limit)
+                break
+            except CanteraError:
+                engine.rebuild()
+        else:
             return np.inf, np.inf
         if temperatures[-1] - state[0] < 0.5 * rise or rise < 50:
             return np.inf, np.inf
@@ -137,6 +127,29 @@ class IgnitionDelay(_Relative):
             return np.inf, peak(times, rates)
         first, main = stages(times, temperatures, rates)
         return (first if np.isfinite(first) else main), main
+
+    def _record(
+        self, engine: Integrator, mechanism: Mechanism, state: np.ndarray, limit: float
+    ) -> tuple[list[float], list[float], float]:
+        """Times and temperatures of one run, and the rise (K) that complete combustion would give."""
+        gas = mechanism.gas
+        gas.TPY = state[0], state[1], state[2:]
+        gas.equilibrate("HP" if self.reactor == "constant-pressure" else "UV")
+        rise = gas.T - state[0]
+        engine.start(state)
+        times, temperatures, largest = [0.0], [state[0]], 0.0
+        # what has begun to burn is followed to its end: a lean charge can take longer to burn than to ignite
+        while times[-1] < limit or (temperatures[-1] - state[0] > 0.1 * rise and times[-1] < _LONGEST):
+            times.append(engine.net.step())
+            temperatures.append(gas.T)
+            # slopes of steps: the right-hand side at every step would cost as much as the integration
+            slope = (temperatures[-1] - temperatures[-2]) / (times[-1] - times[-2])
+            largest = max(largest, slope)
+            if temperatures[-1] - state[0] > 0.8 * rise > 0 and slope < 0.05 * largest:
+                break
+            if len(times) > 20_000:
+                raise CanteraError("20,000 steps do not reach the end")
+        return times, temperatures, rise
 
 
 @dataclass(frozen=True)

@@ -127,3 +127,10 @@ def test_what_does_not_burn_has_errors_out_of_tolerance_and_nothing_raises(hydro
         assert np.isinf(errors).all()
     assert np.abs(evaluate(np.ones(hydrogen.n_species))[1]).max() < 0.05
     assert np.isfinite(Burnt().measure(dead, TABLE, None)).all()
+
+
+def test_a_charge_that_burns_longer_than_it_takes_to_ignite_has_a_delay(hydrogen):
+    lean = Conditions.grid("H2", [1600.0], [0.5], [0.4])
+    truth = hydrogen.ignition(lean.states(hydrogen)[0]).delay
+    measured = IgnitionDelay().measure(hydrogen, lean, np.array([truth]))  # as a search does, with a limit
+    assert measured == pytest.approx([truth], rel=2e-3)
