@@ -15,6 +15,8 @@ CLAIMS = [
     ("perforated square", "poisson_demo", ("frozen features", "rel_l2"), ".1e"),
     ("at nu = 0.01 / pi by", "digits_burgers", ("burgers", "error"), ".1e"),
     ("load on three squares", "digits_load", ("largest error",), ".1e"),
+    ("ten squares with random discs", "digits_random", ("largest error",), ".1e"),
+    ("a mode of 20 pi", "digits_screened", ("scales", "error"), ".1e"),
     ("ten dimensions", "digits_ten", ("mean", "error"), ".1e"),
     ("5-D, by `sciml.solve`", "digits_five", ("five", "error"), ".1e"),
     ("cube with 27 spherical holes", "digits_cube", ("27 balls", "error"), ".1e"),
@@ -101,6 +103,8 @@ CLAIMS = [
         ("errors", "held out", "ignition delay", "max"),
         ".2f",
     ),
+    ("reactors and flame speeds together", "mechanism_reduction_gri30_flame", ("species",), ".0f"),
+    ("over its tolerance", "mechanism_reduction_gri30_flame", ("largest held-out error / tolerance",), ".2f"),
     (
         "a design of 100 coordinates",
         "design_paper",
