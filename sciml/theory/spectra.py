@@ -107,8 +107,8 @@ def peaks(
 ) -> tuple[Tensor, Tensor]:
     """The waves a field is made of: peaks of its Fourier transform on a grid, tapered to zero at the boundary.
 
-    A peak counts if it stands above what the taper spreads from higher ones; at levels of a few thousandths, what a wave
-    between two grid points spreads may still be taken for waves.
+    A peak counts if it stands above what the taper spreads from higher ones; at levels of a few thousandths, what a
+    wave between two grid points spreads may still be taken for waves.
 
     Args:
         field: maps points ``(n, d)`` to ``(n,)``.
