@@ -116,6 +116,8 @@ CLAIMS = [
     ("as mask number", "mechanism_reduction_dodecane", ("methods", "integer", "size reached after"), ".0f"),
     ("DRGEP alone leaves", "mechanism_reduction_dodecane", ("methods", "DRGEP", "size"), ".0f"),
     ("at other conditions, in", "mechanism_reduction_dodecane", ("largest held-out error / tolerance",), ".2f"),
+    ("| n-heptane, 1 and 20 atm", "mechanism_reduction_heptane", ("species",), ".0f"),
+    ("largest error elsewhere", "mechanism_reduction_heptane", ("largest held-out error / tolerance",), ".2f"),
     ("n-heptane (116 species", "mechanism_reduction_heptane_1atm", ("species",), ".0f"),
     (
         "a design of 100 coordinates",
