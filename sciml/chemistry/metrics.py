@@ -209,7 +209,19 @@ class Burnt:
 
 
 @dataclass(frozen=True)
-class StirredReactor(_Relative):
+class _Steady(_Relative):
+    """What is measured of a feed at one temperature, for each pressure and some equivalence ratios of the table."""
+
+    inlet: float = 500.0
+    phis: tuple[float, float] = (0.0, np.inf)
+
+    def labels(self, conditions: Conditions) -> list[str]:
+        """One for each pressure and phi."""
+        return super().labels(conditions.at(self.inlet, self.phis))
+
+
+@dataclass(frozen=True)
+class StirredReactor(_Steady):
     """Temperature of a perfectly stirred reactor fed at 500 K.
 
     Attributes:
@@ -221,8 +233,6 @@ class StirredReactor(_Relative):
 
     name: ClassVar[str] = "stirred reactor temperature"
     residence: float = 1e-3
-    inlet: float = 500.0
-    phis: tuple[float, float] = (0.0, np.inf)
 
     def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:  # noqa: ARG002
         """Temperatures (K)."""
@@ -233,13 +243,9 @@ class StirredReactor(_Relative):
             found.append(float(result.state[0]) if lit else np.inf)
         return np.array(found)
 
-    def labels(self, conditions: Conditions) -> list[str]:
-        """One for each pressure and phi."""
-        return [f"{self.name}, {label}" for label in conditions.at(self.inlet, self.phis).labels()]
-
 
 @dataclass(frozen=True)
-class Extinction(_Relative):
+class Extinction(_Steady):
     """The shortest residence time at which a perfectly stirred reactor burns.
 
     Attributes:
@@ -251,8 +257,6 @@ class Extinction(_Relative):
     """
 
     name: ClassVar[str] = "extinction time"
-    inlet: float = 500.0
-    phis: tuple[float, float] = (0.0, np.inf)
     resolution: float = 0.01
     patience: float = 4.0
 
@@ -266,13 +270,9 @@ class Extinction(_Relative):
             times.append(np.sqrt(found.residence_time * found.extinct_time))
         return np.where(np.isfinite(times), times, np.inf)
 
-    def labels(self, conditions: Conditions) -> list[str]:
-        """One for each pressure and phi."""
-        return [f"{self.name}, {label}" for label in conditions.at(self.inlet, self.phis).labels()]
-
 
 @dataclass(frozen=True)
-class FlameSpeed(_Relative):
+class FlameSpeed(_Steady):
     """Speed of the freely propagating premixed flame; the dearest metric, so it comes last.
 
     Attributes:
@@ -287,7 +287,6 @@ class FlameSpeed(_Relative):
 
     name: ClassVar[str] = "flame speed"
     inlet: float = 300.0
-    phis: tuple[float, float] = (0.0, np.inf)
     slope: float = 0.06
     curve: float = 0.12
     parents: tuple[tuple[Flame, ...], tuple[str, ...]] | None = None
@@ -315,10 +314,6 @@ class FlameSpeed(_Relative):
                 Y = flames[row].Y[:, here]
                 start = replace(flames[row], Y=Y / Y.sum(1, keepdims=True))
             yield mechanism.flame_speed(state, slope=self.slope, curve=self.curve, start=start)
-
-    def labels(self, conditions: Conditions) -> list[str]:
-        """One for each pressure and phi."""
-        return [f"{self.name}, {label}" for label in conditions.at(self.inlet, self.phis).labels()]
 
 
 @dataclass(frozen=True)
