@@ -101,29 +101,22 @@ class Config:
     chemkin: bool = True
 
 
-DODECANE = Config(
+LARGE = Config(pressures=(1.0, 20.0), budget=500, reactions=0, compare=(), graphs=("DRGEP",))
+DODECANE = replace(
+    LARGE,
     mechanism="nDodecane_Reitz.yaml",
     phase="nDodecane_IG",
     fuel="c12h26",
     oxidiser="o2:1, n2:3.76",
     temperatures=(1000.0, 1200.0, 1400.0),
-    pressures=(1.0, 20.0),
-    budget=500,
-    reactions=0,
-    compare=(),
-    graphs=("DRGEP",),
 )
-HEPTANE = Config(  # its mechanism does not come with Cantera: CANTERA_DATA names its folder
+HEPTANE = replace(  # its mechanism does not come with Cantera: CANTERA_DATA names its folder
+    LARGE,
     mechanism="nc7h16_chaos_dryer_116sp.yaml",
     fuel="nc7h16",
     oxidiser="o2:1, n2:3.76",
     temperatures=(1200.0, 1500.0, 1800.0),
-    pressures=(1.0, 20.0),
     tolerance=0.25,
-    budget=500,
-    reactions=0,
-    compare=(),
-    graphs=("DRGEP",),
 )
 VARIANTS = {
     "smoke": Config(
