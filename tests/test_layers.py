@@ -26,8 +26,9 @@ ROOMS = {
     "solution": {"networks", "hard", "results", "files"},
 }
 ROOMS["objective"] = {"problem", *ROOMS["problem"]}
-ROOMS["training"] = {"objective", "results", "files", "progress"}
-ROOMS["optimizers"] = {"training", "objective", "networks", "activations", *ROOMS["objective"]}
+ROOMS["stages"] = {"objective", *ROOMS["objective"]}
+ROOMS["training"] = {"stages", "objective", "results", "files", "progress"}
+ROOMS["optimizers"] = {"stages", "objective", "networks", "activations", *ROOMS["objective"]}
 ROOMS["flowmap"] = {"transforms", "networks", "activations", "training", "optimizers", "files", "results"}
 ROOMS["ensemble"] = {"training", *ROOMS["training"]}
 ROOMS["archive"] = set()

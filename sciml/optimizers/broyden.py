@@ -29,7 +29,7 @@ from scipy.optimize import line_search
 from torch import Tensor, nn
 
 from sciml.optimizers.gaussnewton import _assign
-from sciml.training import Stepper, Work, _check_steps
+from sciml.stages import Stepper, Work, check_steps
 
 __all__ = ["SSBroyden"]
 
@@ -56,7 +56,7 @@ class SSBroyden:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        _check_steps(self)
+        check_steps(self)
         if not self.tolerance >= 0:
             raise ValueError(f"SSBroyden tolerance is {self.tolerance}, but must be >= 0")
 

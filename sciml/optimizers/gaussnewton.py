@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sciml.conditions import Data
 from sciml.objective import Batch, LeastSquares, Residuals, Ritz
 from sciml.optimizers.jacobians import sample_jacobian
-from sciml.training import Stepper, Work, _check_steps
+from sciml.stages import Stepper, Work, check_steps
 
 __all__ = ["GaussNewton", "standard_errors"]
 
@@ -60,7 +60,7 @@ class GaussNewton:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        _check_steps(self)
+        check_steps(self)
         if not self.damping > 0:
             raise ValueError(f"GaussNewton damping is {self.damping}, but must be positive")
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sciml.objective import LeastSquares
 from sciml.optimizers.gaussnewton import _by_point, _Damped
 from sciml.optimizers.jacobians import last_layer_of, sample_jacobian
-from sciml.training import Stepper, Work, _check_steps
+from sciml.stages import Stepper, Work, check_steps
 
 __all__ = ["VariableProjection"]
 
@@ -46,7 +46,7 @@ class VariableProjection:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        _check_steps(self)
+        check_steps(self)
         if not self.damping > 0:
             raise ValueError(f"VariableProjection damping is {self.damping}, but must be positive")
 

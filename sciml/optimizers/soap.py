@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sciml.training import Schedule, Stepper, Work, _check_steps, cosine
+from sciml.stages import Schedule, Stepper, Work, check_steps, cosine
 
 __all__ = ["SOAP"]
 
@@ -49,7 +49,7 @@ class SOAP:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        _check_steps(self)
+        check_steps(self)
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"SOAP lr is {self.lr}, but must be a positive number")
         if self.every < 1 or self.warmup < 0:
