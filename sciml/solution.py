@@ -34,6 +34,7 @@ _FIELDS = {
     "patches": "sciml.solvers.cover:PatchField",
     "slabs": "sciml.solvers.cover:SlabField",
     "integral": "sciml.solvers.integral:IntegralNetwork",
+    "semigroup": "sciml.solvers.semigroup:SemigroupField",
     "potential": "sciml.solvers.singular_kernel:PotentialField",
 }
 _OPERATOR = "sciml.solvers.operator:Operator"  # what a file of kind "operator" restores

@@ -8,7 +8,9 @@
 
 The kernel is the option: `SingularityAware` knows the fundamental solution and learns the smooth rest; `LowRank` learns
 sum phi_k(x) psi_k(x') for coefficients that vary; `Trained` trains a network, plain or symmetric, on the equation and
-a few coarse labels, and with a second network F also nonlinear problems and initial values, u = F(x, int G g).
+a few coarse labels, and with a second network F also nonlinear problems and initial values, u = F(x, int G g). Of
+nonlinear families, `Semilinear` solves boundary-value problems by Newton's method on a learned linear operator, and
+`Semigroup` composes learned operators of short times.
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ def _refuse_nonlinear(problem: Any) -> None:
     if not isinstance(problem, Elliptic):
         kind = type(problem).__name__
         raise ValueError(
-            f"problem is of the kind {kind}, but u = int G f needs a linear Elliptic problem; use Trained(head=...)"
+            f"problem is of the kind {kind}, but u = int G f needs a linear Elliptic problem; use Semilinear or Semigroup "
+            "instead"
         )
     if not problem.linear:
         p = problem.p

@@ -17,7 +17,7 @@ from torch import Tensor
 from sciml.domain import Ball, Box, Difference, Domain
 from sciml.solvers.quadrature import tensor_rule
 
-__all__ = ["Edge", "box_and_holes", "edge", "features"]
+__all__ = ["Edge", "box_and_holes", "edge", "edge_of", "features"]
 
 _CORNER = 4  # singular functions at each corner; the next one is of size z^10 log z
 _TINY = 1e-150
@@ -75,6 +75,15 @@ def edge(box: Box, holes: tuple[Ball, ...], n: int) -> Edge:
         points.append(ball.center + ball.radius * torch.stack([angle.cos(), angle.sin()], 1))
         weights.append(torch.full((4 * n,), 2 * math.pi * ball.radius / (4 * n), dtype=torch.float64))
     return Edge(torch.cat(points), torch.cat(weights))
+
+
+def edge_of(domain: Domain, n: int) -> Edge:
+    """The same for any domain: outside boxes quasi-random points of equal weight."""
+    if isinstance(domain, Box):
+        return edge(domain, (), n)
+    count = 8 * n if domain.dim == 2 else 8 * n**2
+    points = domain.boundary(count, sobol=True)[0]
+    return Edge(points, torch.full((count,), domain.area / count, dtype=points.dtype))
 
 
 def features(x: Tensor, box: Box, holes: tuple[Ball, ...], degree: int) -> Tensor:

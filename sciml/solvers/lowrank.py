@@ -10,7 +10,7 @@ values, whose error every solution reports, show it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciml.domain import Box, Domain, domain_from
+from sciml.domain import Domain, domain_from
 from sciml.problem import Elliptic
-from sciml.solvers.harmonic import Edge, edge
+from sciml.solvers.harmonic import edge_of
 from sciml.solvers.members import Data, Family, relative, values_of
 from sciml.solvers.quadrature import derivative, legendre, tensor_rule
 from sciml.solvers.singular_kernel import PotentialField
 
-__all__ = ["LowRank", "LowRankKernel"]
+__all__ = ["MODES", "LowRank", "LowRankKernel", "factorised", "products", "products_of"]
 
-_MODES = {1: 40, 2: 22, 3: 9}
+MODES = {1: 40, 2: 22, 3: 9}
 _RANK = 1e-13  # singular values below this part of the largest are rounding
 
 
@@ -57,31 +57,36 @@ class LowRank:
         assert isinstance(problem, Elliptic)  # GreensSolver refuses others
         if problem.dim > 3:
             raise ValueError(f"domain has {problem.dim} dimensions, but the low-rank kernel is for at most 3")
-        modes = self.modes or _MODES[problem.dim]
+        modes = self.modes or MODES[problem.dim]
         nodes, weights = tensor_rule(*problem.domain.bounds, modes + modes // 2)
         inside = problem.domain.contains(nodes)
         nodes, weights = nodes[inside], weights[inside]
-        boundary = _edge(problem.domain, modes + modes // 2)
+        boundary = edge_of(problem.domain, modes + modes // 2)
         equation = apply_operator(problem, nodes, modes)
-        # of the size that the operator has on the highest polynomials, so that neither term drowns the other
-        penalty = float(equation.norm() / len(equation) ** 0.5)
-        scales = torch.cat([weights.sqrt(), penalty * boundary.weights.sqrt()])
         table = products(boundary.points, problem.domain, modes)
-        matrix = scales[:, None] * torch.cat([equation, table])
-        column = matrix.norm(dim=0)
-        u, s, vt = torch.linalg.svd(matrix / column, full_matrices=False)
-        keep = s > _RANK * s[0]
-        basis, fit = vt[keep].T / s[keep] / column[:, None], (scales[:, None] * u[:, keep]).T
-        kernel = LowRankKernel(problem.domain, modes, nodes, boundary.points, basis.contiguous(), fit.contiguous())
-        return kernel, f"linear least squares: rank {len(fit)}, {len(matrix)} rows", None
+        basis, fit = factorised(equation, weights, table, boundary.weights)
+        kernel = LowRankKernel(problem.domain, modes, nodes, boundary.points, basis, fit)
+        return kernel, f"linear least squares: rank {len(fit)}, {fit.shape[1]} rows", None
 
 
-def _edge(domain: Domain, n: int) -> Edge:
-    if isinstance(domain, Box):
-        return edge(domain, (), n)
-    count = 8 * n if domain.dim == 2 else 8 * n**2
-    points = domain.boundary(count, sobol=True)[0]
-    return Edge(points, torch.full((count,), domain.area / count, dtype=points.dtype))
+def factorised(equation: Tensor, weights: Tensor, table: Tensor, edge_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors ``(m, r)`` and ``(r, q + b)`` of the least-squares solution of both: coefficients from data.
+
+    Args:
+        equation: what the operator makes of m functions at q nodes, ``(q, m)``.
+        weights: of the nodes.
+        table: the functions at b boundary nodes, ``(b, m)``.
+        edge_weights: of these.
+    """
+    # of the size that the operator has on the highest polynomials, so that neither term drowns the other
+    penalty = float(equation.norm() / len(equation) ** 0.5)
+    scales = torch.cat([weights.sqrt(), penalty * edge_weights.sqrt()])
+    matrix = scales[:, None] * torch.cat([equation, table])
+    column = matrix.norm(dim=0)
+    u, s, vt = torch.linalg.svd(matrix / column, full_matrices=False)
+    keep = s > _RANK * s[0]
+    basis, fit = vt[keep].T / s[keep] / column[:, None], (scales[:, None] * u[:, keep]).T
+    return basis.contiguous(), fit.contiguous()
 
 
 def _tables(x: Tensor, domain: Domain, modes: int) -> list[Tensor]:
@@ -96,6 +101,11 @@ def _multiply(tables: list[Tensor]) -> Tensor:
 def products(x: Tensor, domain: Domain, modes: int) -> Tensor:
     """Products of Legendre polynomials on the box around a domain, ``(n, modes^d)``."""
     return _multiply(_tables(x, domain, modes))
+
+
+def products_of(x: Tensor, domain: Domain, modes: int, change: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """The same with each axis's table ``(n, modes)`` changed first, by ``change(axis, table)``."""
+    return _multiply([change(axis, table) for axis, table in enumerate(_tables(x, domain, modes))])
 
 
 def apply_operator(problem: Elliptic, x: Tensor, modes: int) -> Tensor:

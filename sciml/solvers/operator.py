@@ -21,13 +21,21 @@ from sciml.files import write_h5
 from sciml.solution import Solution
 from sciml.solvers.lowrank import LowRankKernel
 from sciml.solvers.members import Data, boundary_of
+from sciml.solvers.semigroup import SemigroupKernel
+from sciml.solvers.semilinear import SemilinearKernel
 from sciml.solvers.singular_kernel import SingularKernel
 from sciml.solvers.trained import TrainedKernel
 
 __all__ = ["Applied", "LearnedKernel", "Operator"]
 
 # kind in the file -> class that restores it
-_KERNELS: dict[str, Any] = {"singular": SingularKernel, "lowrank": LowRankKernel, "trained": TrainedKernel}
+_KERNELS: dict[str, Any] = {
+    "singular": SingularKernel,
+    "lowrank": LowRankKernel,
+    "trained": TrainedKernel,
+    "semigroup": SemigroupKernel,
+    "semilinear": SemilinearKernel,
+}
 
 
 class Applied(Protocol):
@@ -141,7 +149,8 @@ class Operator:
         kind = description["kernel"]
         if kind not in _KERNELS:
             raise ValueError(f"the operator has a kernel of kind {kind!r}, but this sciml knows {', '.join(_KERNELS)}")
-        kernel = _KERNELS[kind].restore(description["describe"], arrays)
+        own = {"problem": problem} if kind == "semilinear" else {}  # whose equation no file holds
+        kernel = _KERNELS[kind].restore(description["describe"], arrays, **own)
         boundary = description["boundary"]
         if boundary is None:
             boundary = _missing if problem is None else boundary_of(problem)

@@ -1,14 +1,16 @@
 """A plain kernel for radiative transfer in a slab, trained as in MOD-Net (arXiv:2107.03673).
 
-    f(x, v) = inflow exp(-sigma d / |v|) + int_{-1}^1 G(x, v; v') phi(v') dv'
+    f(x, v) = inflow e + (1 - e) S(x, v),        S = int_0^1 G_left(x, v; v') phi_left(v') dv' + the same of the right
 
-phi(v') is the inflow at x = 0 for v' > 0 and at x = 1 for v' < 0. What has never collided is exact, as in `transport`;
-the network G makes the collided rest h, which is smooth, and is trained on
+with e = exp(-sigma d / |v|), d the distance to the wall where the ray entered. What has never collided is exact, as in
+`transport`. The collided rest h = (1 - e) S jumps at the walls where v changes sign and is steep beside them; S, the
+mean over the ray of what is scattered into it, does not. So the factor is built in, h = 0 holds where rays enter, and
+the networks G_left and G_right make S, trained on
 
-    v h_x + sigma h - s/2 int h dv = s rho_0,        h = 0 where rays enter,        h = coarse discrete ordinates
+    S + (1 - e) v S_x / sigma - s/(2 sigma) int h dv = s rho_0 / sigma,        h = coarse discrete ordinates
 
-for a family of inflows. `SlabSolver` learns its kernel for the same equation by one factorisation, in less time and to
-more digits; this one is for the comparison of equation, labels and both.
+for a family of inflows, rho_0 the density of the exact part. `SlabSolver` learns its kernel for the same equation by
+one factorisation, in less time and to more digits; this one is for the comparison of equation, labels and both.
 """
 
 from __future__ import annotations
@@ -45,14 +47,13 @@ class SlabNetwork:
     """Options of the trained kernel.
 
     Attributes:
-        widths: hidden widths of G.
+        widths: hidden widths of both G.
         directions: Gauss nodes in each half of [-1, 1], for both integrals.
         labels: members with labels, the first ones.
         scheme: makes the labels.
         model: weight of the equation; 0 trains on labels only.
-        penalty: weight of the inflow.
         label: weight of the labels.
-        balance: multiply both so that all terms pull equally at the first parameters.
+        balance: multiply it so that both terms pull equally at the first parameters.
         points: places x per batch, each with all directions; as many labels.
         stages: of the training, first-order ones.
     """
@@ -62,7 +63,6 @@ class SlabNetwork:
     labels: int = 0
     scheme: DiscreteOrdinates = DiscreteOrdinates(cells=16, directions=4)
     model: float = 1.0
-    penalty: float = 10.0
     label: float = 10.0
     balance: bool = False
     points: int = 8
@@ -85,11 +85,13 @@ class SlabNetwork:
                 "number of members, and not be 0 without the equation"
             )
         generator = torch.Generator().manual_seed(seed)
-        v, weights = _directions(self.directions)
-        box = ([0.0, -1.0, -1.0], [1.0, 1.0, 1.0])
-        dense = Dense(3, self.widths, generator=generator, box=box, normalise=True)
-        kernel = Kernel(dense, v[:, None], weights)
-        network = IntegralNetwork(Box([0, -1], [1, 1]), [kernel], [_read(members, v)])
+        v, weights = gauss(0.0, 1.0, self.directions)
+        box = ([0.0, -1.0, 0.0], [1.0, 1.0, 1.0])
+        kernels = [
+            Kernel(Dense(3, self.widths, generator=generator, box=box, normalise=True), v[:, None], weights)
+            for _ in range(2)
+        ]
+        network = IntegralNetwork(Box([0, -1], [1, 1]), kernels, _read(members, v))
         training = _Training(self, slab, members)
         risk = training.risk
         if self.balance:
@@ -116,25 +118,23 @@ class _Training:
             near = (u[::2] ** 2 * 3 / slab.total).clamp_max(1)
             self.x = torch.cat([u, near, 1 - near])
             self.rho = source(slab, members, self.x)
-        gaps: dict[str, Gap] = {"interior": self.equation, "inflow": self.entering, "label": self.labelled}
-        weights = {"interior": options.model, "inflow": options.penalty, "label": options.label}
-        self.risk = Risk(gaps, weights)
+        gaps: dict[str, Gap] = {"interior": self.equation, "label": self.labelled}
+        self.risk = Risk(gaps, {"interior": options.model, "label": options.label})
 
     def equation(self, field: Any, block: Block) -> Tensor:
-        """V h_x / sigma + h - s / sigma (rho + rho_0); points are all directions at every x."""
+        """S + (1 - e) v S_x / sigma - s / sigma (rho + rho_0); points are all directions at every x."""
         t = field.taylor(Taylor.seed(block.x, 1))
-        h = t.value.reshape(-1, len(self.v), t.value.shape[1])
+        collided = collided_share(self.slab, block.x)
+        h = (collided * t.value).reshape(-1, len(self.v), t.value.shape[1])
         rho = 0.5 * torch.einsum("xvk,v->xk", h, self.weights.to(h)).repeat_interleave(len(self.v), 0)
         ratio = self.slab.scattering / self.slab.total
-        return block.x[:, 1:] * t.first[0] / self.slab.total + t.value - ratio * (rho + block.given[0])
-
-    def entering(self, field: Any, block: Block) -> Tensor:
-        """H where rays enter."""
-        return field.taylor(Taylor(block.x)).value
+        swept = collided * block.x[:, 1:] * t.first[0] / self.slab.total
+        return t.value + swept - ratio * (rho + block.given[0])
 
     def labelled(self, field: Any, block: Block) -> Tensor:
         """H minus its labels."""
-        return field.taylor(Taylor(block.x)).value[:, : self.options.labels] - block.given[0]
+        h = collided_share(self.slab, block.x) * field.taylor(Taylor(block.x)).value
+        return h[:, : self.options.labels] - block.given[0]
 
     def __call__(self, generator: torch.Generator) -> Batch:
         """Fresh places x of every term."""
@@ -144,9 +144,6 @@ class _Training:
             points = torch.cartesian_prod(self.x[chosen], self.v)
             rho = self.rho[chosen].repeat_interleave(len(self.v), 0)
             blocks["interior"] = Block(points, mean_weights(points), given=(rho,))
-            v = 2 * torch.rand(options.points, generator=generator, dtype=torch.float64) - 1
-            entry = torch.stack([(v < 0).to(v), v], 1)
-            blocks["inflow"] = Block(entry, mean_weights(entry))
         if options.labels:
             chosen = torch.randint(len(self.at), (options.points * len(self.v),), generator=generator)
             at = self.at[chosen]
@@ -168,22 +165,27 @@ class TrainedSlab:
         kernel = self.network.kernels[0]
         assert isinstance(kernel, Kernel)
         pairs = [(left, right)]
-        rest = self.network.twin([_read(pairs, kernel.nodes[:, 0])], single=True)
+        mean = self.network.twin(_read(pairs, kernel.nodes[:, 0]), single=True)
 
         def f(points: Tensor) -> Tensor:
             with torch.no_grad():
-                return rest(points) + uncollided(self.slab, pairs, points)[:, 0]
+                h = collided_share(self.slab, points)[:, 0] * mean(points)
+            return h + uncollided(self.slab, pairs, points)[:, 0]
 
         return Solution(f, dim=2, seconds=self.seconds, status=self.status)
 
 
+def collided_share(slab: Slab, points: Tensor) -> Tensor:
+    """1 - e ``(n, 1)`` at points (x, v)."""
+    x, v = points[:, :1], points[:, 1:]
+    return -torch.expm1(-slab.total * torch.where(v > 0, x, 1 - x) / v.abs().clamp_min(1e-14))
+
+
 def uncollided(slab: Slab, members: Sequence[Pair], points: Tensor) -> Tensor:
     """The exact part ``(n, K)`` at points (x, v)."""
-    x, v = points.numpy().T
-    speed, up = np.maximum(np.abs(v), 1e-14), v > 0
-    fade = np.exp(-slab.total * np.where(up, x, 1 - x) / speed)
-    columns = [np.where(up, left(speed), right(speed)) * fade for left, right in members]
-    return torch.as_tensor(np.stack(columns, 1))
+    fade = 1 - collided_share(slab, points)[:, 0].numpy()
+    speed, up = points[:, 1].abs().numpy(), points[:, 1].numpy() > 0
+    return torch.as_tensor(np.stack([np.where(up, left(speed), right(speed)) * fade for left, right in members], 1))
 
 
 def source(slab: Slab, members: Sequence[Pair], x: Tensor) -> Tensor:
@@ -199,7 +201,6 @@ def _directions(count: int) -> tuple[Tensor, Tensor]:
     return torch.cat([-v.flip(0), v]), torch.cat([w.flip(0), w])
 
 
-def _read(members: Sequence[Pair], v: Tensor) -> Tensor:
-    """Inflow ``(m, K)`` at signed directions."""
-    speed, up = v.abs().numpy(), v.numpy() > 0
-    return torch.as_tensor(np.stack([np.where(up, left(speed), right(speed)) for left, right in members], 1))
+def _read(members: Sequence[Pair], v: Tensor) -> list[Tensor]:
+    """Inflow ``(m, K)`` at directions v > 0, from the left and from the right."""
+    return [torch.as_tensor(np.stack([pair[side](v.numpy()) for pair in members], 1)) for side in (0, 1)]

@@ -1,5 +1,7 @@
 """The trained kernel of a slab against the factorised one and closed forms."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from sciml import Box, compare
 from sciml.objective import Batch
 from sciml.problems.radiative_transfer import inflow, slab
 from sciml.solvers.ordinates import DiscreteOrdinates, Slab
-from sciml.solvers.slabnetwork import SlabNetwork, _Training, source, uncollided
+from sciml.solvers.slabnetwork import SlabNetwork, _Training, collided_share, source, uncollided
 from sciml.solvers.transport import SlabSolver
 from sciml.training import Adam
 
@@ -28,7 +30,8 @@ def test_the_equation_holds_for_the_factorised_solution():
 
     class Field:
         def __call__(self, x):
-            return torch.stack([s(x) for s in solutions], 1) - uncollided(equation, members, x)
+            collided = torch.stack([s(x) for s in solutions], 1) - uncollided(equation, members, x)
+            return collided / collided_share(equation, x)
 
         def taylor(self, t):
             low, high = t.value.clone(), t.value.clone()
@@ -54,6 +57,13 @@ def test_training_improves_on_what_never_collided():
     error = compare(operator(*unseen), reference, SPACE, n=1000)["rel_l2"]
     bare = compare(lambda x: uncollided(equation, [unseen], x)[:, 0], reference, SPACE, n=1000)["rel_l2"]
     assert error < bare / 2
+
+
+def test_rays_enter_with_nothing_collided():
+    """And far from their wall all is collided: the share is 1 - exp(-sigma d / |v|)."""
+    x = torch.tensor([[0.0, 0.3], [1.0, -0.3], [0.25, 0.5], [0.25, -0.5], [0.5, 0.0]], dtype=torch.float64)
+    expected = 1 - torch.tensor([1.0, 1.0, math.exp(-1), math.exp(-3), 0.0], dtype=torch.float64)
+    torch.testing.assert_close(collided_share(Slab(2.0, 1.0), x)[:, 0], expected)
 
 
 def test_the_density_of_the_exact_part():
