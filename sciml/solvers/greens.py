@@ -73,8 +73,8 @@ def _refuse_nonlinear(problem: Any) -> None:
     if not isinstance(problem, Elliptic):
         kind = type(problem).__name__
         raise ValueError(
-            f"problem is of the kind {kind}, but u = int G f needs a linear Elliptic problem; use Semilinear or Semigroup "
-            "instead"
+            f"problem is of the kind {kind}, but u = int G f needs a linear Elliptic problem; "
+            "use Semilinear or Semigroup"
         )
     if not problem.linear:
         p = problem.p

@@ -249,7 +249,7 @@ class ShortTime(nn.Module):
             change = (change + mirrored.map(torch.neg)).map(lambda a: 0.5 * a)
         else:
             assert place is not None
-            change = change * (place * place).map(torch.neg, 1.0)
+            change = change * (place * place).map(torch.neg, torch.ones_like(place.value))
         start = self._seen(windows, middle, request)
         return start + (change * time).map(lambda a: self.size * a)
 
