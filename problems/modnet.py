@@ -106,6 +106,7 @@ class Config:
         steps: of Adam, or of SOAP.
         soap: train by SOAP.
         kernel: plain, semigroup (Burgers) or newton (reaction).
+        rounds: trainings of a semigroup, each of all steps, on the states that the one before leads through.
         lr: learning rate.
         model: weight of the equation, before weights are balanced.
         width: of all hidden layers.
@@ -124,6 +125,7 @@ class Config:
     steps: int = 1500
     soap: bool = False
     kernel: str = "plain"
+    rounds: int = 1
     lr: float = 3e-3
     model: float = 1.0
     width: int = 32
@@ -149,7 +151,7 @@ VARIANTS = {
     "reaction_plain": Config(case="reaction", members=200, labels=(200,), cells=256, points=30, soap=True, lr=1e-2),
     "ablation_burgers": Config(modes=MODES, labels=(4, 16), members=40, steps=1000),
     "ablation_transport": Config(
-        case="transport", modes=MODES, labels=(4, 20), members=40, steps=800, points=8, lr=1e-2
+        case="transport", modes=MODES, eps=0.3, labels=(4, 8, 20), members=40, steps=800, points=8, lr=1e-2
     ),
 }
 
@@ -261,15 +263,14 @@ def train(config: Config, made: Family, mode: str, labels: int, run: Any) -> Any
         "members": config.members,
         "labels": 0 if mode == "model only" else labels,
         "scheme": scheme,
-        "cells": cells,
         "model": 0.0 if mode == "labels only" else config.model,
         "points": config.points,
         "stages": stages,
         "dtype": torch.float32,
     }
-    options: Any = Trained(nodes=24, balance=True, **shared)
+    options: Any = Trained(nodes=24, balance=True, cells=cells, **shared)
     if config.kernel == "semigroup":
-        options = Semigroup(**shared)
+        options = Semigroup(rounds=config.rounds, **shared)
     elif config.kernel == "newton":
         options = Semilinear()
     return GreensSolver(options).solve(made, seed=run.seed)

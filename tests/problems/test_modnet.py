@@ -37,5 +37,7 @@ def test_members_solve_their_problem():
 def test_bad_names():
     with pytest.raises(ValueError, match="case is 'heat'"):
         modnet.check(replace(modnet.Config(), case="heat"))
+    with pytest.raises(ValueError, match="kernel is 'newton', but must be one of plain, semigroup"):
+        modnet.check(replace(modnet.Config(), kernel="newton"))
     with pytest.raises(ValueError, match="modes holds 'none'"):
         modnet.check(replace(modnet.Config(), modes=("none",)))

@@ -10,7 +10,7 @@ import torch
 import sciml
 from sciml import Box, Dirichlet, Elliptic, Evolution, Family, GreensSolver, compare, jet
 from sciml.optimizers import SOAP
-from sciml.solvers.semigroup import Semigroup, _Row, _Strip, symmetries
+from sciml.solvers.semigroup import Semigroup, _Row, _Strip, influence, symmetries
 from sciml.training import Adam
 
 PI = math.pi
@@ -24,6 +24,7 @@ TINY = {
     "channels": 4,
     "parts": 4,
     "cells": 24,
+    "reach": 0.2,
     "members": 3,
     "labels": 2,
     "points": 32,
@@ -55,7 +56,7 @@ def test_heat_from_labels_or_from_the_equation(way):
         cells=48,
         members=12,
         points=128,
-        stages=[SOAP(400)],
+        stages=[SOAP(300)],
         **way,
     )
     operator = GreensSolver(options).solve(Family(HEAT, initials=waves))
@@ -70,6 +71,17 @@ def test_symmetries():
     assert symmetries(FORCED) == (True, False, False)
     moving = Evolution(LINE, lambda x, u: u.xx + 1 + u.time, 0.0, [Dirichlet(0.0)])
     assert symmetries(moving) == (False, True, False)
+
+
+def test_influence_is_as_far_as_waves_and_heat_travel():
+    """A disturbance of u_t + 2 u_x = nu u_xx moves by 2 tau and widens as heat does; the Gaussian tail is known."""
+    nu, tau, width = 0.01, 0.1, 4 / 128
+    moving = Evolution(LINE, lambda x, u: -2 * u.x + nu * u.xx, 0.0, [Dirichlet(0.0)])
+    spread = math.sqrt(math.log(1e3) * (width**2 + 4 * nu * tau))
+    found = influence(moving, waves(3, torch.Generator().manual_seed(0)), tau)
+    assert found == pytest.approx((2 * tau + spread) / 2, abs=0.02)
+    still = Evolution(LINE, lambda x, u: nu * u.xx, 0.0, [Dirichlet(0.0)])
+    assert influence(still, waves(3, torch.Generator().manual_seed(0)), tau) == pytest.approx(spread / 2, abs=0.02)
 
 
 def test_windows_are_values_and_derivatives_beside_a_point():
