@@ -102,7 +102,8 @@ def write_h5(path: str | Path, description: Mapping[str, Any], arrays: Mapping[s
         OSError: if the folder cannot be written.
     """
     text = json.dumps(description, default=jsonable).encode()
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+    # made in memory: a disk that fills up while the library writes leaves it in a state that ends the process
+    with h5py.File("image", "w", driver="core", backing_store=False, block_size=1 << 22) as file:
         file.attrs["format"] = "sciml"
         file.attrs["version"] = _VERSION
         # a dataset, not an attribute: attributes end at 64 kB
@@ -113,6 +114,10 @@ def write_h5(path: str | Path, description: Mapping[str, Any], arrays: Mapping[s
             if array.dtype.kind not in "biufc":
                 raise TypeError(f"array {name!r} has dtype {array.dtype}, but files hold numbers and booleans only")
             group.create_dataset(name, data=array)
+        file.flush()
+        image = file.id.get_file_image()
+    with atomic(path) as temporary:
+        temporary.write_bytes(image)
 
 
 def read_h5(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

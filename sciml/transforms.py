@@ -219,7 +219,7 @@ class Standardize(Transform):
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardized columns of x ``(..., m)``."""
-        return (x - self.centre) / self.scale
+        return torch.addcmul(-self.centre / self.scale, x, 1 / self.scale)  # one pass
 
     def inverse(self, z: Tensor) -> Tensor:
         """The columns in their own units."""

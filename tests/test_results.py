@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -118,6 +120,26 @@ def test_unwritable_place_is_named(tmp_path):
         start(tmp_path / "file" / "run"),
     ):
         pass
+
+
+def test_a_disk_that_fills_up_is_an_error_that_leaves_the_old_file(tmp_path):
+    """In a process of its own, whose files may not grow beyond a limit: the library that writes must not end it."""
+    write_h5(tmp_path / "f.h5", {}, {"a": np.arange(3)})
+    code = """
+import resource, sys
+import numpy as np
+from sciml.files import write_h5
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    write_h5(sys.argv[1], {}, {"a": np.ones(100_000)})
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "f.h5"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout == f"cannot write {tmp_path / 'f.h5'}: File too large\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["f.h5"]
+    np.testing.assert_array_equal(read_h5(tmp_path / "f.h5")[1]["a"], np.arange(3))
 
 
 def test_jsonable():

@@ -85,16 +85,16 @@ class Affinity(nn.Module):
     def forward(self, T: Tensor, p: Tensor, Y: Tensor, logs: Tensor) -> Tensor:
         """(n, r) from T (n,), p (n,), Y (n, s) and the logarithms of Y."""
         count, r = self.gibbs.shape[:2]
-        values = (self.gibbs.reshape(count * r, -1) @ _functions(T).T).reshape(count, r, -1)
-        if count == 2:
-            standard = torch.where(T > self.breaks, values[1], values[0])
-        else:
+        shapes = _functions(T)
+        if count > 1:  # those of every interval side by side, zero but in the one that holds: one product does all
             interval = (T > self.breaks[:, None]).sum(0)
-            standard = values.gather(0, interval.expand(1, r, -1)).squeeze(0)
-        moles = Y @ (1 / self.molar_masses)
-        level = (p / self.reference).log() - moles.log()
-        logs = logs.T - self.molar_masses.log()[:, None]
-        return torch.addcmul(torch.addmm(standard, self.reactions, logs), self.changes[:, None], level).T
+            here = (interval[:, None] == torch.arange(count, device=T.device)).to(T.dtype)
+            shapes = (here[:, :, None] * shapes[:, None]).flatten(1)
+        level = (p / self.reference).log() - (Y @ (1 / self.molar_masses)).log()
+        constant = self.gibbs[:, :, -1:] - (self.reactions @ self.molar_masses.log())[:, None]
+        table = torch.cat([self.gibbs[:, :, :-1], constant], 2).transpose(1, 2).reshape(-1, r)
+        standard = torch.cat([shapes, level[:, None]], 1) @ torch.cat([table, self.changes[None]], 0)
+        return torch.addmm(standard, logs, self.reactions.T)
 
     def allows(self, A: Tensor, change: Tensor, species: Tensor) -> Tensor:
         """Which changes (n, k) of some species' mass fractions the second law allows at affinities A (n, r), (n,).

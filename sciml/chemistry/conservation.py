@@ -35,27 +35,26 @@ class Conservation(nn.Module):
 
     def forward(self, old: Tensor, proposed: Tensor, elements: Tensor) -> Tensor:
         """Fractions (n, r) with the elements (n, e) of `old`, near to `proposed`, none of them negative."""
-        # rows over the states, since passes along many states are the fast ones
-        e = self.atoms.shape[1]
-        old, y, elements, atoms = old.T, proposed.T, elements.T, self.atoms.T
+        # small systems as rows over the states, since passes along many states are the fast ones
+        e, y = self.atoms.shape[1], proposed
         weight = old + y
         pairs = [(i, j) for i in range(e) for j in range(i + 1)]
-        first, second = (torch.tensor(side, device=atoms.device) for side in zip(*pairs, strict=True))
-        gram = (atoms.index_select(0, first) * atoms.index_select(0, second)) @ weight
+        first, second = (torch.tensor(side, device=y.device) for side in zip(*pairs, strict=True))
+        gram = (self.atoms.index_select(1, first) * self.atoms.index_select(1, second)).T @ weight.T
+        wanted = elements.T
         diagonal = [i * (i + 3) // 2 for i in range(e)]
         scale = [gram[k].clamp_min(1e-300).rsqrt() for k in diagonal]
         lower = _cholesky([[gram[i * (i + 1) // 2 + j] * scale[i] * scale[j] for j in range(i + 1)] for i in range(e)])
         scales = torch.stack(scale)
         for _ in range(2):  # the second pass removes what rounding left
-            multipliers = _solve(lower, (elements - atoms @ y) * scales) * scales
-            y = torch.addcmul(y, weight, self.atoms @ multipliers)
-        defect = (elements - atoms @ y).abs()
-        reached = (defect <= self.tolerance * elements + 1e-18).all(0)
-        change = torch.where(reached, y - old, 0.0)
-        # zero of nothing is no limit: a fraction that does not fall allows the whole step
-        allowed = torch.where(change < 0, old / (-change).clamp_min(1e-300), 1.0)
-        theta = allowed.amin(0).clamp(max=1.0)
-        return torch.addcmul(old, theta, change).clamp_min(0.0).T
+            multipliers = _solve(lower, (wanted - self.atoms.T @ y.T) * scales) * scales
+            y = torch.addcmul(y, weight, multipliers.T @ self.atoms.T)
+        defect = (wanted - self.atoms.T @ y.T).abs()
+        reached = (defect <= self.tolerance * wanted + 1e-18).all(0)
+        y = torch.where(reached[:, None], y, old)
+        # a fraction below zero shortens the step to where it is zero
+        theta = torch.where(y < 0, old / (old - y).clamp_min(1e-300), 1.0).amin(1, keepdim=True)
+        return torch.addcmul(old, theta, y - old).clamp_min(0.0)
 
 
 def _cholesky(matrix: list[list[Tensor]]) -> list[list[Tensor]]:

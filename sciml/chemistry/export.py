@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import warnings
 from dataclasses import replace
 from importlib import metadata
@@ -27,8 +28,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sciml.activations import Activation, gelu
+from sciml.chemistry.expert import Expert
 from sciml.files import atomic, jsonable, write_json
-from sciml.networks import Dense
 
 if TYPE_CHECKING:
     from sciml.chemistry.surrogate import Surrogate
@@ -106,12 +107,18 @@ def export(surrogate: Surrogate, folder: str | Path) -> list[Path]:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file, but must be a folder to write into")
     _need_onnx()
+    fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"surrogate.{end}" for end in ("onnx", "pt", "h5")]
-    to_onnx(surrogate, paths[0])
-    to_torchscript(surrogate, paths[1])
-    surrogate.save(paths[2])
-    write_json(folder / "manifest.json", manifest(surrogate))
+    try:
+        to_onnx(surrogate, paths[0])
+        to_torchscript(surrogate, paths[1])
+        surrogate.save(paths[2])
+        write_json(folder / "manifest.json", manifest(surrogate))
+    except BaseException:
+        if fresh:
+            shutil.rmtree(folder)
+        raise
     return [*paths, folder / "manifest.json"]
 
 
@@ -142,17 +149,29 @@ def to_torchscript(surrogate: Surrogate, path: str | Path) -> None:
 
 
 class _Exact(TorchFunctionMode):
-    """Turns numbers in the code into float64 constants of the graph; the exporter would round them to float32."""
+    """Turns numbers in the code into float64 constants of the graph; the exporter would round them to float32.
+
+    Each number is one tensor for good: after a first evaluation a graph finds them all made, and holds no operations
+    that make them, which would double its size and the time of the export.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[float, Tensor] = {}
+
+    def _constant(self, value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        if value not in self.made:
+            self.made[value] = torch.tensor(value, dtype=torch.float64)
+        return self.made[value]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call `func` with tensors in place of numbers, where it takes either."""
         del types
         if getattr(func, "__name__", "").strip("_") in _EITHER:
-            args = tuple(torch.tensor(a, dtype=torch.float64) if isinstance(a, float) else a for a in args)
-            kwargs = {
-                k: torch.tensor(v, dtype=torch.float64) if isinstance(v, float) else v
-                for k, v in (kwargs or {}).items()
-            }
+            args = tuple(map(self._constant, args))
+            kwargs = {k: self._constant(v) for k, v in (kwargs or {}).items()}
         return func(*args, **(kwargs or {}))
 
 
@@ -197,14 +216,17 @@ def to_onnx(surrogate: Surrogate, path: str | Path) -> None:
 
     elementary = copy.deepcopy(surrogate)
     for expert in elementary.experts:
-        cast(Dense, expert).activation = _elementary_gelu()
+        cast(Expert, expert).network.activation = _elementary_gelu()
     step, example = Step(elementary).eval(), _example(surrogate)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         shapes = {INPUT: {0: torch.export.Dim("n", min=1)}}
-        with _Exact():
+        with _Exact(), torch.no_grad():
+            step(example)
             graph = torch.export.export(step, (example,), dynamic_shapes=shapes, strict=False)
-        program = torch.onnx.export(graph, input_names=[INPUT], output_names=list(OUTPUTS), dynamo=True, verbose=False)
+        names = {"input_names": [INPUT], "output_names": list(OUTPUTS)}
+        # runtimes simplify a graph when they load it, in a thousandth of the time that it takes here
+        program = torch.onnx.export(graph, **names, dynamo=True, optimize=False, verbose=False)
     assert program is not None
     model = program.model_proto
     for key, value in manifest(surrogate).items():

@@ -71,8 +71,8 @@ class Training:
     """How a surrogate learns.
 
     Args:
-        widths: hidden layers; empty for three that grow with the root of the number of reactive species: 64 wide for
-            hydrogen, 96 for DRM19, 128 for GRI-3.0.
+        widths: hidden layers; empty for three that grow slowly with the number of reactive species: 96 wide for
+            hydrogen, 128 for DRM19 and GRI-3.0.
         steps: of SOAP on pairs of states.
         lr: its learning rate, falling to zero along a cosine.
         batch: pairs per step.
@@ -89,7 +89,7 @@ class Training:
 
     def layers(self, reactive: int) -> tuple[int, ...]:
         """Widths for so many reactive species."""
-        return self.widths or (32 * math.ceil(0.54 * math.sqrt(reactive)),) * 3
+        return self.widths or (32 * math.ceil(2.2 + 0.22 * math.sqrt(reactive)),) * 3
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """A network that replaces the stiff integrator of a mechanism over a fixed time, raw states in and out.
 
     z = [T, 1000/T, ln p, F(Y), A/|A|, ln|A|],        F the Box-Cox transform (arXiv:2201.03549), A the affinities
-    F(Y') = F(Y) + S g v(z) exp(e(z)),                g = |A|/(1 + |A|), (v, e) the outputs of the network
+    F(Y') = F(Y) + S g N(z),                          g = |A|/(1 + |A|), N the network, see `expert`
     Y'    = projection onto the elements of Y,        T' from enthalpy (constant pressure) or energy (constant volume)
 
 Equilibrium is a fixed point since A = 0 there, and it is the right one since elements and enthalpy are exact. No
-rollout drifts past it, since a step that would lower the entropy is not made. v exp(e) lets increments be accurate
-relative to their own size over many decades, which is what decides the length of an induction. The parameters of the
+rollout drifts past it, since a step that would lower the entropy is not made. Increments are accurate relative to
+their own size over many decades, which is what decides the length of an induction. The parameters of the
 network are float32 and everything else is float64: a few states are evaluated in float64, many with a network in
 float32, which takes half the time and is 1e-6 of the largest increment off.
 """
@@ -22,14 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sciml.activations import gelu
 from sciml.chemistry.affinity import FLOOR, Affinity, basis_of
 from sciml.chemistry.conservation import Conservation
+from sciml.chemistry.expert import Expert
 from sciml.chemistry.familiarity import Familiarity
 from sciml.chemistry.thermo import GAS_CONSTANT, Thermo
 from sciml.files import read_h5, write_h5
 from sciml.flowmap import RelativeIncrement, draw_rows
-from sciml.networks import Dense
 from sciml.optimizers import SOAP
 from sciml.training import History, Stage, fit
 from sciml.transforms import BoxCox, Standardize
@@ -90,7 +89,7 @@ class Surrogate(nn.Module):
     def __init__(
         self,
         settings: Settings,
-        experts: Sequence[Dense],
+        experts: Sequence[Expert],
         thermo: Thermo,
         affinity: Affinity,
         conservation: Conservation,
@@ -105,6 +104,10 @@ class Surrogate(nn.Module):
         self.inputs, self.increment, self.familiarity = inputs, increment, familiarity
         self.boxcox = BoxCox(settings.lmbda)
         self.register_buffer("reactive", torch.as_tensor(settings.reactive))
+        # neighbours among the reactive species: copying ranges is several times as fast as gathering columns
+        reactive = set(settings.reactive)
+        first, past = ([k + i for k in settings.reactive if k + d not in reactive] for i, d in ((0, -1), (1, 1)))
+        self._runs = list(zip(first, past, strict=True))
         ends = torch.tensor(_TEMPERATURES, dtype=torch.float64)
         heats = thermo.enthalpies(ends)
         if not self._isobaric:
@@ -123,15 +126,15 @@ class Surrogate(nn.Module):
 
     # ------------------------------------------------------------------------------------------------- the graph
 
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs of the network before standardisation (n, m) and the gate g (n,)."""
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs of the network before standardisation (n, m), the gate g (n,) and the affinities (n, k)."""
         T, p, Y = x[:, 0], x[:, 1], x[:, 2:]
         logs = Y.clamp_min(FLOOR).log()
         A = self.affinity(T, p, Y, logs)
         size = (A.square().mean(1) + 1e-24).sqrt()
         shown = (size + _QUIET)[:, None]
         z = [T[:, None], 1e3 / T[:, None], p[:, None].log(), self._scaled(Y, logs), A / shown, shown.log()]
-        return torch.cat(z, 1), size / (1 + size)
+        return torch.cat(z, 1), size / (1 + size), A
 
     def _scaled(self, Y: Tensor, logs: Tensor) -> Tensor:
         """F(Y), from logarithms that are known already; exactly -1/lambda at zero."""
@@ -140,11 +143,10 @@ class Surrogate(nn.Module):
 
     def increments(self, z: Tensor, gate: Tensor, region: Tensor) -> Tensor:
         """Increments of F(Y) in units of `increment`, (n, r), from standardised inputs, in their precision."""
-        r = len(self.settings.reactive)
         out = self.experts[0](z)
         for k, expert in enumerate(list(self.experts)[1:], 1):
             out = torch.where((region == k)[:, None], expert(z), out)
-        return gate[:, None] * out[:, :r] * out[:, r:].clamp(-12.0, 3.0).exp()
+        return gate[:, None] * out
 
     def region(self, x: Tensor) -> Tensor:
         """Which expert answers for a state, (n,): every temperature has exactly one."""
@@ -159,21 +161,18 @@ class Surrogate(nn.Module):
         """States (n, 2+s) one step later, in float64, differentiable."""
         return self.constrained(x, *self.kept(x))
 
-    @property
-    def _block(self) -> slice | None:
-        """The reactive species as a range, where they are neighbours."""
-        first, last = self.settings.reactive[0], self.settings.reactive[-1]
-        return slice(first, last + 1) if last - first + 1 == len(self.settings.reactive) else None
-
     def reacting(self, Y: Tensor) -> Tensor:
-        """The columns (n, r) of the reactive species among all (n, s or more): a view where they are neighbours."""
-        return Y.index_select(1, self.reactive) if self._block is None else Y[:, self._block]
+        """The columns (n, r) of the reactive species among all (n, s or more); a view where they are neighbours."""
+        parts = [Y[:, a:b] for a, b in self._runs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _replaced(self, Y: Tensor, y: Tensor) -> Tensor:
         """Fractions (n, s) with other ones of the reactive species."""
-        if self._block is None:
-            return Y.index_copy(1, self.reactive, y)
-        return torch.cat([Y[:, : self._block.start], y, Y[:, self._block.stop :]], 1)
+        parts, done, taken = [], 0, 0
+        for a, b in self._runs:
+            parts += [Y[:, done:a], y[:, taken : taken + b - a]]
+            done, taken = b, taken + b - a
+        return torch.cat([*parts, Y[:, done:]], 1)
 
     def kept(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the reaction keeps: elements of the reactive species (n, e), and enthalpy or energy (n,)."""
@@ -194,7 +193,7 @@ class Surrogate(nn.Module):
             heat: likewise.
             precision: of the network; None is float64 for fewer than 8192 states and float32 for more.
         """
-        z, gate = self.features(x)
+        z, gate, A = self.features(x)
         if precision is None:
             precision = torch.float64 if len(x) < _MANY else torch.float32
         change = self.increments(self.inputs(z).to(precision), gate.to(precision), self.region(x)).double()
@@ -202,7 +201,6 @@ class Surrogate(nn.Module):
         F = self.reacting(z[:, 3:])
         proposed = self.boxcox.inverse((F + self.increment.inverse(change)).clamp(max=0.0))
         y = self._within(x, old, self.conservation(old, proposed, elements), heat)
-        A = z[:, -1 - len(self.affinity.changes) : -1] * z[:, -1:].exp()
         y = torch.where(self.affinity.allows(A, y - old, self.reactive)[:, None], y, old)
         Y = self._replaced(x[:, 2:], y)
         inverse = self.thermo.temperature_from_enthalpy if self._isobaric else self.thermo.temperature_from_energy
@@ -273,6 +271,16 @@ class Surrogate(nn.Module):
                 f"{len(self.settings.species)} species"
             )
         total = rows[:, 2:].sum(1)
+        # a few passes tell whether all is well; which row is not, and why, is found out only then
+        T, p = rows[:, 0], rows[:, 1]
+        well = (T >= 200) & (p > 0) & np.isfinite(T + p) & (np.abs(total - 1) <= 1e-6)
+        if not (well.all() and rows[:, 2:].min(initial=0.0) >= 0):
+            self._refuse(rows, total)
+        rows[:, 2:] /= total[:, None]
+        return torch.as_tensor(rows)
+
+    @staticmethod
+    def _refuse(rows: np.ndarray, total: np.ndarray) -> None:
         for bad, what in (
             (~np.isfinite(rows).all(1), "holds a number that is not finite"),
             (
@@ -284,8 +292,6 @@ class Surrogate(nn.Module):
         ):
             if bad.any():
                 raise ValueError(f"state {int(np.argmax(bad))} {what}")
-        rows[:, 2:] /= total[:, None]
-        return torch.as_tensor(rows)
 
     def score(self, states: np.ndarray) -> np.ndarray:
         """How far states are from those of the training, (n,): above 1 is outside; see `familiarity`."""
@@ -386,10 +392,7 @@ class Surrogate(nn.Module):
             float(lmbda),
             tuple(float(e) for e in edges),
         )
-        experts = [
-            Dense(inputs, widths, 2 * len(reactive), gelu, generator=generator, dtype=torch.float32)
-            for _ in range(len(settings.edges) + 1)
-        ]
+        experts = [Expert.drawn(inputs, widths, len(reactive), generator) for _ in range(len(settings.edges) + 1)]
         given, made = (Standardize(torch.zeros(m).double(), torch.ones(m).double()) for m in (inputs, len(reactive)))
         familiarity = Familiarity(3 + mechanism.n_species, 1)
         conservation = Conservation(torch.as_tensor(moles))
@@ -398,7 +401,7 @@ class Surrogate(nn.Module):
     def _prepare(self, x: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Set the statistics; returns what the head takes, and the labels."""
         with torch.no_grad():
-            z, gate = self.features(x)
+            z, gate, _ = self.features(x)
             F, F1 = (self.boxcox(a[:, 2:].index_select(1, self.reactive)) for a in (x, after))
             self.inputs, self.increment = Standardize.fit(z), Standardize.fit(F1 - F, by="magnitude")
             self.familiarity = Familiarity.fit(self.described(z))
@@ -436,7 +439,7 @@ class Surrogate(nn.Module):
             raise ValueError(f"{path} holds {description.get('kind')!r}, but load reads the file of a Surrogate")
         stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description["settings"].items()}
         settings = Settings(**stored)
-        if "familiarity.radii" not in arrays:
+        if "experts.0.shortcut" not in arrays:
             raise ValueError(f"{path} was written by an earlier version of this package, so it must be trained again")
         parts, columns = arrays["familiarity.centres"].shape
 
@@ -452,7 +455,7 @@ class Surrogate(nn.Module):
         model = cls(
             settings,
             [
-                Dense.restore(d, {k.removeprefix(p): v for k, v in arrays.items() if k.startswith(p)})
+                Expert.restore(d, {k.removeprefix(p): v for k, v in arrays.items() if k.startswith(p)})
                 for p, d in ((f"experts.{i}.", d) for i, d in enumerate(description["experts"]))
             ],
             Thermo(torch.zeros(count, len(masses), 8, dtype=torch.float64), breaks, masses),

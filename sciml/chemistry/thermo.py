@@ -72,13 +72,16 @@ class Thermo(nn.Module):
         """Coefficients of the mixtures in every interval, (i, 8, n), J/kg: passes along n are the fast ones."""
         return (self.coefficients.T @ Y.T).reshape(len(self.breaks) + 1, _COEFFICIENTS, -1)
 
-    def _at(self, mixed: Tensor, T: Tensor) -> Tensor:
-        """The coefficients that hold at T, (8, n). At a break the lower interval holds."""
+    def _interval(self, T: Tensor) -> Tensor:
+        """Number of the interval that holds T, (n,). At a break the lower one does."""
+        return (T > self.breaks[:, None]).sum(0)
+
+    def _at(self, mixed: Tensor, interval: Tensor) -> Tensor:
+        """The coefficients of the mixtures in their intervals, (8, n)."""
         if len(self.breaks) == 0:
             return mixed[0]
         if len(self.breaks) == 1:
-            return torch.where(T > self.breaks, mixed[1], mixed[0])
-        interval = (T > self.breaks[:, None]).sum(0)
+            return torch.where(interval > 0, mixed[1], mixed[0])
         return mixed.gather(0, interval.expand(1, _COEFFICIENTS, -1)).squeeze(0)
 
     def gas_constant(self, Y: Tensor) -> Tensor:
@@ -87,7 +90,7 @@ class Thermo(nn.Module):
 
     def enthalpy_mass(self, T: Tensor, Y: Tensor) -> Tensor:
         """Specific enthalpy, J/kg, (n,), with the enthalpies of formation."""
-        return _enthalpy(self._at(self._mix(Y), T), T)
+        return _enthalpy(self._at(self._mix(Y), self._interval(T)), T)
 
     def energy_mass(self, T: Tensor, Y: Tensor) -> Tensor:
         """Specific internal energy, J/kg, (n,)."""
@@ -95,7 +98,7 @@ class Thermo(nn.Module):
 
     def cp_mass(self, T: Tensor, Y: Tensor) -> Tensor:
         """Specific heat capacity at constant pressure, J/kg/K, (n,)."""
-        return _heat_capacity(self._at(self._mix(Y), T), T)
+        return _heat_capacity(self._at(self._mix(Y), self._interval(T)), T)
 
     def cv_mass(self, T: Tensor, Y: Tensor) -> Tensor:
         """Specific heat capacity at constant volume, J/kg/K, (n,)."""
@@ -108,7 +111,7 @@ class Thermo(nn.Module):
     def enthalpies(self, T: Tensor) -> Tensor:
         """Specific enthalpy of each pure species, J/kg, (n, s)."""
         table = self.coefficients.reshape(len(self.molar_masses), len(self.breaks) + 1, _COEFFICIENTS)
-        interval = (T > self.breaks[:, None]).sum(0)
+        interval = self._interval(T)
         return _enthalpy(table.permute(1, 2, 0)[interval].permute(1, 2, 0), T).T
 
     def heat_release(self, T: Tensor, rates: Tensor) -> Tensor:
@@ -154,8 +157,12 @@ class Thermo(nn.Module):
         # third order: what is left after a change of 1e-6 T is rounding
         enough = 16 * torch.finfo(goal.dtype).eps if steps is None else 1e-6
         recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
+        before, local = None, mixed
         for _ in range(50 if steps is None else steps):
-            local = self._at(mixed, T)
+            interval = self._interval(T)
+            # hardly any step leaves the interval of a polynomial, and comparing is cheaper than gathering
+            if before is None or recorded or not torch.equal(interval, before):
+                before, local = interval, self._at(mixed, interval)
             slope = _heat_capacity(local, T) - gas
             newton = (_enthalpy(local, T) - gas * T - goal) / slope
             curve = 1 - 0.5 * newton * _heat_capacity_slope(local, T) / slope

@@ -161,3 +161,19 @@ def test_a_file_in_the_way_is_refused(surrogate, tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(NotADirectoryError, match="must be a folder"):
         export(surrogate, tmp_path / "taken")
+
+
+def test_an_export_that_fails_leaves_no_folder(surrogate, tmp_path, monkeypatch):
+    def full(surrogate, path):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("sciml.chemistry.export.to_onnx", lambda surrogate, path: path.write_text("a part"))
+    monkeypatch.setattr("sciml.chemistry.export.to_torchscript", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(surrogate, tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").touch()
+    with pytest.raises(OSError, match="No space left"):
+        export(surrogate, tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes").exists()

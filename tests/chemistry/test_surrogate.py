@@ -68,7 +68,7 @@ def test_what_it_never_met_is_outside_although_every_range_holds_it(surrogate, m
 def test_a_spoilt_weight_is_noticed(mechanism, charges):
     spoilt = Surrogate.load(PATH)
     with torch.no_grad():
-        next(spoilt.experts.parameters()).mul_(1.05)
+        spoilt.experts[0].network.layers[0].weight.mul_(1.05)
     assert accuracy.ignitions(spoilt, mechanism, charges[:4]).error.max() > 0.02
 
 
