@@ -52,9 +52,9 @@ class Conservation(nn.Module):
         defect = (wanted - self.atoms.T @ y.T).abs()
         reached = (defect <= self.tolerance * wanted + 1e-18).all(0)
         y = torch.where(reached[:, None], y, old)
-        # a fraction below zero shortens the step to where it is zero
+        # a fraction below zero shortens the step to where it is zero; `lerp` is exact at both ends
         theta = torch.where(y < 0, old / (old - y).clamp_min(1e-300), 1.0).amin(1, keepdim=True)
-        return torch.addcmul(old, theta, y - old).clamp_min(0.0)
+        return torch.lerp(old, y, theta).clamp_min(0.0)
 
 
 def _cholesky(matrix: list[list[Tensor]]) -> list[list[Tensor]]:

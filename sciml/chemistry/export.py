@@ -224,9 +224,10 @@ def to_onnx(surrogate: Surrogate, path: str | Path) -> None:
         with _Exact(), torch.no_grad():
             step(example)
             graph = torch.export.export(step, (example,), dynamic_shapes=shapes, strict=False)
-        names = {"input_names": [INPUT], "output_names": list(OUTPUTS)}
         # runtimes simplify a graph when they load it, in a thousandth of the time that it takes here
-        program = torch.onnx.export(graph, **names, dynamo=True, optimize=False, verbose=False)
+        program = torch.onnx.export(
+            graph, input_names=[INPUT], output_names=list(OUTPUTS), dynamo=True, optimize=False, verbose=False
+        )
     assert program is not None
     model = program.model_proto
     for key, value in manifest(surrogate).items():

@@ -213,14 +213,13 @@ class Surrogate(nn.Module):
 
     def _within(self, x: Tensor, old: Tensor, y: Tensor, heat: Tensor) -> Tensor:
         """A step shortened, if it must be, to fractions that have a temperature: heats at both ends are linear in Y."""
-        change = y - old
         # colder than the low end is what has less heat than at it, hotter than the high end what has more
         sign = x.new_tensor([1.0, -1.0])
-        need = sign * (change @ self.heats.index_select(0, self.reactive))
+        need = sign * ((y - old) @ self.heats.index_select(0, self.reactive))
         room = sign * (heat[:, None] - x[:, 2:] @ self.heats)
         share = room.clamp_min(0.0) / torch.where(need > room, need.abs().clamp_min(1e-300), 1.0)
         theta = torch.where(need > room, share, 1.0).clamp(max=1.0).amin(1)
-        return torch.addcmul(old, theta[:, None], change)
+        return torch.lerp(old, y, theta[:, None])
 
     # --------------------------------------------------------------------------------------------- arrays in and out
 
