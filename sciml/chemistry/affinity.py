@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Affinity", "basis_of"]
 
+_ROUNDING = 1e-15  # kmol/kg times an affinity: what fractions of order one leave when they are subtracted
 FLOOR = 1e-30  # mass fraction below which the logarithm is that of the floor
 
 
@@ -100,9 +101,10 @@ class Affinity(nn.Module):
         """Which changes (n, k) of some species' mass fractions the second law allows at affinities A (n, r), (n,).
 
         The entropy is concave, so that what an adiabatic reactor gains in a step of any length is at most what its
-        slope at the start says, -A dn: a change with A dn > 0 leads to less entropy, and no reactor makes it.
+        slope at the start says, -A dn: a change with A dn > 0 leads to less entropy, and no reactor makes it. Rounding
+        alone is never refused.
         """
-        return (A * (change @ self.extents.index_select(0, species))).sum(1) <= 0
+        return (A * (change @ self.extents.index_select(0, species))).sum(1) <= _ROUNDING
 
 
 def _functions(T: Tensor) -> Tensor:
