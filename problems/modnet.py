@@ -151,7 +151,7 @@ VARIANTS = {
     "reaction_plain": Config(case="reaction", members=200, labels=(200,), cells=256, points=30, soap=True, lr=1e-2),
     "ablation_burgers": Config(modes=MODES, labels=(4, 16), members=40, steps=1000),
     "ablation_transport": Config(
-        case="transport", modes=MODES, eps=0.3, labels=(4, 8, 16), members=40, steps=800, points=8, lr=1e-2
+        case="transport", modes=MODES, eps=0.3, labels=(8, 16), members=40, steps=2000, points=8, lr=1e-2
     ),
 }
 

@@ -30,13 +30,14 @@ def test_the_equation_holds_for_the_factorised_solution():
 
     class Field:
         def __call__(self, x):
+            # some places lie on the walls, where what collided is 0 / 0
+            x = torch.cat([x[:, :1].clamp(1e-4, 1 - 1e-4), x[:, 1:]], 1)
             collided = torch.stack([s(x) for s in solutions], 1) - uncollided(equation, members, x)
             return collided / collided_share(equation, x)
 
         def taylor(self, t):
-            low, high = t.value.clone(), t.value.clone()
-            low[:, 0], high[:, 0] = (low[:, 0] - 1e-5).clamp_min(0), (high[:, 0] + 1e-5).clamp_max(1)
-            slope = (self(high) - self(low)) / (high - low)[:, :1]
+            low = torch.cat([t.value[:, :1].clamp(1e-4, 1 - 2e-4), t.value[:, 1:]], 1)
+            slope = (self(low + torch.tensor([1e-4, 0.0], dtype=torch.float64)) - self(low)) / 1e-4
             return type(t)(self(t.value), slope[None])
 
     blocks = training(torch.Generator().manual_seed(0)).blocks
