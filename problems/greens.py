@@ -168,7 +168,7 @@ VARIANTS = {
     "line": Config(case="line", cells=4096),
     "square": Config(many=1000),
     "plain": Config(kernel="plain", members=10, cells=64),
-    "symmetric": Config(kernel="symmetric", members=10, cells=64),
+    "symmetric": Config(kernel="symmetric", members=10, cells=64, steps=3000),
     "peers": Config(members=50, peers=tuple(PEERS), budget=40.0),
     "plate": Config(case="plate", members=1, cells=20),
     "cube": Config(case="cube", cells=64),

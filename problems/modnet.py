@@ -7,7 +7,7 @@ burgers   u_t + u u_x = nu u_xx on (-1, 1), 0 < t < 1, u = 0 at the ends; g is t
           with random factors, labels the method of lines on 64 cells
 
 transport radiative transfer in a slab (`radiative_transfer`), from inflow to f(x, v), linear: without F; members are
-          sums of four cosines of v with random factors, labels discrete ordinates on 16 cells in 8 directions
+          sums of four cosines of v with random factors, labels discrete ordinates on 32 cells in 16 directions
 
 Members of the training are drawn from one seed, the unseen ones from another; the truth is the same scheme on a fine
 grid, for transport the factorised operator of `SlabSolver`. Weights make all terms pull equally at the first
@@ -151,7 +151,7 @@ VARIANTS = {
     "reaction_plain": Config(case="reaction", members=200, labels=(200,), cells=256, points=30, soap=True, lr=1e-2),
     "ablation_burgers": Config(modes=MODES, labels=(4, 16), members=40, steps=1000),
     "ablation_transport": Config(
-        case="transport", modes=MODES, eps=0.3, labels=(4, 8, 20), members=40, steps=800, points=8, lr=1e-2
+        case="transport", modes=MODES, eps=0.3, labels=(4, 8, 16), members=40, steps=800, points=8, lr=1e-2
     ),
 }
 

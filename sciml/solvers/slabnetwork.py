@@ -61,7 +61,7 @@ class SlabNetwork:
     widths: Sequence[int] = (32, 32)
     directions: int = 6
     labels: int = 0
-    scheme: DiscreteOrdinates = DiscreteOrdinates(cells=16, directions=4)
+    scheme: DiscreteOrdinates = DiscreteOrdinates(cells=32, directions=8)
     model: float = 1.0
     label: float = 10.0
     balance: bool = False
