@@ -23,6 +23,7 @@ from sciml.chemistry.mechanism import Mechanism
 from sciml.chemistry.recipe import Drawn, Sampling, Training, draw, grid_of, train
 from sciml.chemistry.sampling import Ranges
 from sciml.chemistry.surrogate import Surrogate
+from sciml.files import read_json, write_json
 from sciml.problems._combustion_ablation import Trial, table  # type: ignore[import-not-found]
 from sciml.problems._combustion_flame import compare  # type: ignore[import-not-found]
 from sciml.results import Run
@@ -175,6 +176,9 @@ def obtained(config: Config, run: Run, mechanism: Mechanism) -> tuple[Surrogate,
 
 def trained(config: Config, run: Run, mechanism: Mechanism) -> tuple[Surrogate, dict[str, Any]]:
     """Sample, label and train, going on where an interrupted run was."""
+    finished = run.path / "cost.json"
+    if finished.exists():
+        return Surrogate.load(run.path / "surrogate.h5"), read_json(finished)
     clock = Clock()
     path = run.path / "labels.h5"
     if path.exists():
@@ -192,14 +196,16 @@ def trained(config: Config, run: Run, mechanism: Mechanism) -> tuple[Surrogate, 
     model, _ = train(dataset, mechanism, config.training, run.seed, run.path / "training.checkpoint.h5")
     print(f"trained in {clock.lap('training'):.1f} s", flush=True)
     model.save(run.path / "surrogate.h5")
-    (run.path / "training.checkpoint.h5").unlink(missing_ok=True)
-    return model, {
+    cost = {
         "seconds": clock.laps,
         "pairs": len(dataset) * dataset.steps,
         "left out": dict(dataset.left_out),
         "label audit, worst": audit.worst,
         "label audit, median": audit.median,
     }
+    write_json(finished, cost)
+    (run.path / "training.checkpoint.h5").unlink(missing_ok=True)
+    return model, cost
 
 
 def drawn_once(config: Config, run: Run, mechanism: Mechanism) -> Drawn:

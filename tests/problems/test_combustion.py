@@ -36,6 +36,22 @@ def test_smoke_measures_and_draws_everything(tmp_path, monkeypatch):
     assert model.mechanism == "h2o2.yaml"
 
 
+def test_an_interrupted_measurement_goes_on_without_training_again(tmp_path, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(combustion.accuracy, "ignitions", stop)
+        assert command(["run", "combustion", "smoke", *TINY]) == 130
+    path = folder(tmp_path / "runs")
+    trained = (path / "surrogate.h5").read_bytes()
+    monkeypatch.setattr(combustion, "train", stop)
+    assert command(["resume", str(path)]) == 0
+    assert (path / "surrogate.h5").read_bytes() == trained
+    assert json.loads((path / "metrics.json").read_text())["seconds"]["training"] > 0
+
+
 def test_demo_shows_a_trained_surrogate_beside_cantera(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert command(["run", "combustion", "demo", *TINY, "--set", "mechanism=h2o2.yaml"]) == 0
