@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sciml.calculus import Field, Jet, jet
-    from sciml.conditions import Data, Dirichlet, Initial, Neumann, Periodic, Robin
+    from sciml.conditions import Data, Dirichlet, Initial, Neumann, Periodic, Relation, Robin
     from sciml.domain import Ball, Box, Ellipsoid, Polygon
     from sciml.problem import PDE, Elliptic, Evolution, Piecewise
     from sciml.solution import Solution, compare, load
@@ -50,6 +50,7 @@ __all__ = [
     "Periodic",
     "Piecewise",
     "Polygon",
+    "Relation",
     "Robin",
     "Solution",
     "compare",
@@ -60,7 +61,7 @@ __all__ = [
 
 _ROOMS = {
     "calculus": ("Field", "Jet", "jet"),
-    "conditions": ("Data", "Dirichlet", "Initial", "Neumann", "Periodic", "Robin"),
+    "conditions": ("Data", "Dirichlet", "Initial", "Neumann", "Periodic", "Relation", "Robin"),
     "domain": ("Ball", "Box", "Ellipsoid", "Polygon"),
     "problem": ("PDE", "Elliptic", "Evolution", "Piecewise"),
     "solution": ("Solution", "compare", "load"),

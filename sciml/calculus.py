@@ -216,8 +216,11 @@ def _from_callable(field: Field, x: Tensor, order: int, pairs: Pairs | None) -> 
 def partial(field: Field, x: Tensor, indices: Sequence[int]) -> Tensor:
     """A mixed partial derivative of any order, by nested reverse mode: ``indices=(0, 0, 1)`` is u_xxy.
 
-    Slow for high orders, exact for every differentiable callable; `jet` is the fast road up to order two.
+    Slow for high orders, exact for every differentiable callable; `jet` is the fast road up to order two. A field that
+    knows its derivatives in closed form has a method ``partial(x, indices)``, which is called instead.
     """
+    if hasattr(field, "partial"):
+        return field.partial(x, tuple(indices))
     function = field
     for i in indices:
         function = _derivative(function, i)

@@ -16,7 +16,19 @@ from torch import Tensor
 Value = float | Callable[[Tensor], Tensor]
 Where = str | Callable[[Tensor], Tensor] | None
 
-__all__ = ["Condition", "Data", "Dirichlet", "Initial", "Neumann", "Periodic", "Robin", "Value", "Where", "evaluate"]
+__all__ = [
+    "Condition",
+    "Data",
+    "Dirichlet",
+    "Initial",
+    "Neumann",
+    "Periodic",
+    "Relation",
+    "Robin",
+    "Value",
+    "Where",
+    "evaluate",
+]
 
 
 def evaluate(name: str, value: Value, x: Tensor) -> Tensor:
@@ -147,6 +159,27 @@ class Initial(Condition):
     def at(self, x: Tensor) -> Tensor:
         """Prescribed values ``(n,)`` on the initial face."""
         return evaluate("Initial value", self.value, x)
+
+
+@dataclass(frozen=True)
+class Relation(Condition):
+    """residual(x, u) = 0 on a part of the boundary, beside whatever else holds there; for a `PDE`.
+
+    What the other conditions cannot say: an initial velocity ``Relation(lambda x, u: u.t - v(x), on="t-")``, an edge
+    without a moment ``Relation(lambda x, u: u.xx, on="x+")``, radiation ``Relation(lambda x, u: u.x + u**4 - 1)``.
+
+    Attributes:
+        residual: ``(x, u) -> (n,)`` as that of a `PDE`.
+        on: see above.
+    """
+
+    residual: Callable[[Tensor, Any], Any]
+    on: Where = None
+
+    def __post_init__(self) -> None:
+        """Check the residual."""
+        if not callable(self.residual):
+            raise TypeError(f"Relation residual is {self.residual!r}, but must be a callable (x, u) -> (n,)")
 
 
 @dataclass(frozen=True)

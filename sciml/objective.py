@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sciml.calculus import Field, jet
-from sciml.conditions import Condition, Data, Dirichlet, Initial, Neumann, Periodic, Robin
+from sciml.conditions import Condition, Data, Dirichlet, Initial, Neumann, Periodic, Relation, Robin
 from sciml.domain import Box, Domain, gauss_nodes
 from sciml.problem import PDE, Elliptic, Evolution
 
@@ -170,7 +170,7 @@ class _Sampled:
         return ()
 
     def _given(self, condition: Condition, x: Tensor) -> tuple[Any, ...]:
-        if isinstance(condition, Periodic):
+        if isinstance(condition, (Periodic, Relation)):
             return ()
         value = condition.at(x)  # type: ignore[attr-defined]
         scale = self.problem.diffusion(x) if isinstance(self.problem, Elliptic) else None
@@ -211,6 +211,9 @@ class _Sampled:
             if not isinstance(problem, PDE) or any(i.count(axis) > 1 for i in problem.derivatives):
                 gap.append(here.gradient[..., axis] - there.gradient[..., axis])
             return torch.cat([g.reshape(-1) for g in gap])
+        if isinstance(condition, Relation):
+            assert isinstance(problem, PDE)
+            return torch.cat(problem.mismatch(condition, field, block.x))
         u = jet(field, block.x, 1)
         assert u.gradient is not None and block.normals is not None
         value, coefficient, a = block.given

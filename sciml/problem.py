@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from sciml.conditions import (
     Initial,
     Neumann,
     Periodic,
+    Relation,
     Robin,
     Value,
     Where,
@@ -48,6 +50,7 @@ __all__ = [
     "Neumann",
     "Periodic",
     "Piecewise",
+    "Relation",
     "Robin",
     "Unknown",
 ]
@@ -92,17 +95,22 @@ class Coefficients(NamedTuple):
     reaction: Tensor
 
 
-def _assign(conditions: Sequence[Condition], points: Tensor, masks: Callable[[Condition], Tensor]) -> list:
-    """Give each boundary point to the first condition that claims it, for each unknown of a system."""
-    taken: dict[int, Tensor] = {}
+def _assign(conditions: Sequence[Condition], masks: Callable[[Condition], Tensor], several: bool) -> list:
+    """Give each boundary point to the first condition that claims it, for each unknown of a system.
+
+    Relations take nothing from others; where `several` hold at a point, only conditions of one kind exclude each other.
+    """
+    taken: dict[Any, Tensor] = {}
     parts = []
     for condition in conditions:
         if isinstance(condition, Data):
             continue
-        component = getattr(condition, "component", 0)
-        before = taken.get(component, torch.zeros(len(points), dtype=torch.bool, device=points.device))
-        mask = masks(condition) & ~before
-        taken[component] = before | mask
+        mask = masks(condition)
+        if not isinstance(condition, Relation):
+            key = (getattr(condition, "component", 0), type(condition) if several else None)
+            before = taken.get(key, torch.zeros_like(mask))
+            mask = mask & ~before
+            taken[key] = before | mask
         parts.append((condition, mask))
     return parts
 
@@ -127,6 +135,7 @@ class _Boundary:
     domain: Domain
     conditions: tuple[Condition, ...]
     coordinates: str
+    order = 2  #: highest order of derivative in the equation
 
     @property
     def dim(self) -> int:
@@ -142,6 +151,9 @@ class _Boundary:
 
     def partition(self, points: Tensor, labels: Tensor) -> list[tuple[Condition, Tensor]]:
         """Which condition holds where: pairs of a condition and its mask; a point is taken once for each unknown.
+
+        An equation of order three or more takes one condition of each kind: values and slopes, say. A `Relation` holds
+        beside all others.
 
         Args:
             points: boundary points ``(n, d)``.
@@ -159,7 +171,7 @@ class _Boundary:
                 return labels == 0
             return _on(condition.on, self.labels, points, labels)  # type: ignore[attr-defined]
 
-        return _assign(self.conditions, points, mask)
+        return _assign(self.conditions, mask, self.order > 2)
 
     def axis(self, condition: Periodic) -> int:
         """Index of the coordinate along which a condition is periodic."""
@@ -182,7 +194,11 @@ class _Boundary:
                 self.axis(condition)
         points, _, labels = self.domain.boundary(256)
         for condition, mask in self.partition(points, labels):
-            if mask.any() and not isinstance(condition, Periodic):
+            on = getattr(condition, "on", None)
+            if isinstance(on, str) and not mask.any() and (labels == self.labels.index(on)).any():
+                name = type(condition).__name__
+                raise ValueError(f"{name} on {on!r} holds nowhere: earlier conditions hold there; put it before them")
+            if mask.any() and not isinstance(condition, (Periodic, Relation)):
                 condition.at(points[mask])  # type: ignore[attr-defined]
                 if isinstance(condition, Robin):
                     condition.coefficient_at(points[mask])
@@ -346,6 +362,15 @@ class Elliptic(_Boundary):
         return along
 
 
+def _equations(name: str, result: Any, x: Tensor) -> tuple[Tensor, ...]:
+    parts = result if isinstance(result, (tuple, list)) else (result,)
+    return tuple(check_values(name, p.value if isinstance(p, Unknown) else p, x) for p in parts)
+
+
+def _related(relation: Relation, x: Tensor, u: Any, q: Any = None) -> tuple[Tensor, ...]:
+    return _equations("Relation residual", relation.residual(x, u), x)
+
+
 class PDE(_Boundary):
     """Any equation ``residual(x, u) = 0`` with conditions; the unknown acts like its own value in formulas.
 
@@ -355,9 +380,9 @@ class PDE(_Boundary):
         residual: ``(x, u) -> (n,)``, or a tuple of such for a system; x is the ``(n, d)`` tensor, u an `Unknown` with
             ``u.x, u.xx, u.xy, u.t, u.laplacian``. A system indexes it: ``u[0].x``. With `unknowns` it is called as
             ``residual(x, u, q)`` with ``q.name`` trainable.
-        conditions: Dirichlet, Neumann, Robin, Periodic, Initial (on the first coordinate's lower end) and Data. All
-            their callables see full points ``(n, d)``. Beside an Initial, a condition without `on` holds at the sides,
-            not at the final time.
+        conditions: Dirichlet, Neumann, Robin, Periodic, Initial (on the first coordinate's lower end), Relation and
+            Data. All their callables see full points ``(n, d)``. Beside an Initial, a condition without `on` holds at
+            the sides, not at the final time. An equation of order three or more takes Dirichlet and Neumann at once.
         exact: the solution, if known; for comparisons only.
         unknowns: starting values of the scalars to be found in an inverse problem.
 
@@ -391,28 +416,39 @@ class PDE(_Boundary):
         x = domain.interior(16, sobol=True)
         #: derivatives that the residual uses, and whether (and how large) it is a system
         self.derivatives, self.components, self.equations = probe(self._call, x, coordinates, self.unknowns)
+        self._related: dict[int, frozenset[tuple[int, ...]]] = {}
         for condition in self.conditions:
-            self.components = max(self.components, getattr(condition, "component", 0) + 1)
-        self._check_conditions((Dirichlet, Neumann, Robin, Periodic, Initial, Data))
+            used = getattr(condition, "component", 0) + 1
+            if isinstance(condition, Relation):
+                call = partial(_related, condition)
+                self._related[id(condition)], used, _ = probe(call, x, coordinates, {})
+            self.components = max(self.components, used)
+        self._check_conditions((Dirichlet, Neumann, Robin, Periodic, Initial, Relation, Data))
         if self.unknowns and not any(isinstance(c, Data) for c in self.conditions):
             raise ValueError(
                 f"unknowns is {self.unknowns}, but finding them needs a Data condition with measured values"
             )
 
     def _call(self, x: Tensor, u: Unknown | Unknowns, q: Any) -> tuple[Tensor, ...]:
-        result = self._residual(x, u, q) if self.unknowns else self._residual(x, u)
-        parts = result if isinstance(result, (tuple, list)) else (result,)
-        values = (p.value if isinstance(p, Unknown) else p for p in parts)
-        return tuple(check_values("residual", v, x) for v in values)
+        return _equations("residual", self._residual(x, u, q) if self.unknowns else self._residual(x, u), x)
 
     def restated(self, domain: Domain, conditions: Sequence[Condition]) -> PDE:
         """The same equation on another domain, with other conditions."""
         return PDE(domain, self.coordinates, self._residual, conditions, self.exact, self.unknowns)
 
     @property
-    def order(self) -> int:
-        """Highest order of derivative in the residual."""
-        return max(map(len, self.derivatives), default=0)
+    def order(self) -> int:  # type: ignore[override]
+        """Highest order of derivative in the equation and its relations."""
+        return max((len(i) for used in (self.derivatives, *self._related.values()) for i in used), default=0)
+
+    def derivatives_of(self, relation: Relation) -> frozenset[tuple[int, ...]]:
+        """The derivatives that one of the conditions uses."""
+        return self._related[id(relation)]
+
+    def mismatch(self, relation: Relation, field: Field, x: Tensor) -> tuple[Tensor, ...]:
+        """What one of the conditions leaves of a field at boundary points, one ``(n,)`` tensor per equation."""
+        u = request(field, x, self.coordinates, self.derivatives_of(relation), self.components)
+        return _related(relation, x, u)
 
     def residual(self, field: Field, x: Tensor, unknowns: Mapping[str, Tensor] | None = None) -> tuple[Tensor, ...]:
         """The equations' residuals at points, one ``(n,)`` tensor each.

@@ -120,7 +120,7 @@ def request(field: Field, x: Tensor, coordinates: str, wanted: frozenset[Indices
 
     Derivatives of order three and above, or that were not announced, are computed when they are asked for.
     """
-    order = min(max(map(len, wanted), default=0), 2)
+    order = max((len(i) for i in wanted if len(i) <= 2), default=0)
     pairs = sorted((i[0], i[1]) for i in wanted if len(i) == 2)
     j = jet(field, x, order, pairs if order == 2 else None)
     if components > 1 and (j.value.ndim != 2 or j.value.shape[1] < components):

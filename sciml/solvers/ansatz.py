@@ -108,12 +108,14 @@ class Lattice:
         harmonic: whether solutions are harmonic but for a smooth part.
         level: highest power of the singular functions; 0 for none.
         before: residual of the attempt with fewer singular functions, if there was one.
+        singular: whether singular functions may come; their derivatives are known up to order two.
     """
 
     domain: Domain
     kappa: Tensor
     harmonic: bool
     level: int = 0
+    singular: bool = True
     independent = False
     before: float = math.inf
 
@@ -215,7 +217,7 @@ class Lattice:
 
     @property
     def _has_singular(self) -> bool:
-        return bool(corner_features(self.domain, 6, True) or hole_features(self.domain, 1, True))
+        return self.singular and bool(corner_features(self.domain, 6, True) or hole_features(self.domain, 1, True))
 
 
 @dataclass(frozen=True)
@@ -295,10 +297,10 @@ def start(collocation: Collocation, tolerance: float, given: Any, limit: int, ge
         return _in_space(collocation, tolerance, given, limit // collocation.components, generator)
     harmonic = isinstance(problem, Elliptic) and problem.constant_diffusion is not None and not problem.has_reaction
     if given is not None:
-        largest = torch.as_tensor(given, dtype=torch.float64).expand(domain.dim)
-        return Lattice(domain, largest * (upper - lower) / 2, harmonic and collocation.linear)
-    kappa = wavenumbers(collocation, generator) * (upper - lower) / 2 + _MARGIN
-    return Lattice(domain, kappa, harmonic and collocation.linear)
+        kappa = torch.as_tensor(given, dtype=torch.float64).expand(domain.dim) * (upper - lower) / 2
+    else:
+        kappa = wavenumbers(collocation, generator) * (upper - lower) / 2 + _MARGIN
+    return Lattice(domain, kappa, harmonic and collocation.linear, singular=problem.order <= 2)
 
 
 def fitted(ansatz: Ansatz, limit: int) -> Ansatz | None:

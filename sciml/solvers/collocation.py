@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sciml.calculus import Jet, Taylor
-from sciml.conditions import Condition, Data, Dirichlet, Initial, Neumann, Periodic, Robin
+from sciml.conditions import Condition, Data, Dirichlet, Initial, Neumann, Periodic, Relation, Robin
 from sciml.problem import PDE, Coefficients, Elliptic
 from sciml.solvers.clusters import Facing, Ring, Sector, clusters, facings
 from sciml.solvers.families import Indices
@@ -69,7 +69,11 @@ class _Known:
         self.values = values
 
     def __call__(self, x: Tensor) -> Tensor:
-        raise ValueError("the equation has derivatives of order three or more, which features do not take yet")
+        raise ValueError("only derivatives are known of this field, at certain points")
+
+    def partial(self, x: Tensor, indices: Indices) -> Tensor:
+        value = self.values.get(indices, torch.zeros_like(self.values[()]))
+        return value[:, 0] if value.shape[1] == 1 else value
 
     def taylor(self, t: Taylor) -> Taylor:
         d, value = t.value.shape[1], self.values[()]
@@ -111,11 +115,15 @@ class Collocation:
         else:
             if problem.unknowns:
                 raise ValueError(f"unknowns is {problem.unknowns}, but FeatureSolver solves forward problems only")
-            if problem.order > 2:
-                raise ValueError(f"the equation has order {problem.order}, but FeatureSolver takes order 2 at most")
             self.components = problem.components
             self.indices = ((), *sorted(problem.derivatives - {()}))
         self.linear = self._is_linear()
+
+    @property
+    def marches(self) -> bool:
+        """Whether a slab of time can follow another: what is known at its start is u, and all that is needed."""
+        initial = any(isinstance(c, Initial) for c in self.problem.conditions)
+        return initial and not any(i.count(0) > 1 for i in self.indices)
 
     # ------------------------------------------------------------------------------------------------------- points
 
@@ -229,6 +237,8 @@ class Collocation:
             here, there = x.clone(), x.clone()
             here[:, axis], there[:, axis] = (float(b[axis]) for b in self.problem.domain.bounds)
             return Block(here, weight, condition, normals, there)
+        if isinstance(condition, Relation):
+            return Block(x, weight, condition, normals)
         value = condition.at(x)  # type: ignore[attr-defined]
         a = self.problem.diffusion(x) if isinstance(self.problem, Elliptic) else torch.ones_like(value)
         factor = condition.coefficient_at(x) if isinstance(condition, Robin) else None
@@ -240,6 +250,9 @@ class Collocation:
         """The derivatives of u that a block's equations see."""
         if block.condition is None:
             return self.indices
+        if isinstance(block.condition, Relation):
+            assert isinstance(self.problem, PDE)
+            return ((), *sorted(self.problem.derivatives_of(block.condition) - {()}))
         if isinstance(block.condition, (Neumann, Robin)):
             return ((), *((i,) for i in range(block.x.shape[1])))
         return ((),)
@@ -249,6 +262,9 @@ class Collocation:
         condition, problem = block.condition, self.problem
         if condition is None and isinstance(problem, PDE):
             return problem.residual(_Known(values), block.x)
+        if isinstance(condition, Relation):
+            assert isinstance(problem, PDE)
+            return problem.mismatch(condition, _Known(values), block.x)
         if condition is None:
             assert isinstance(problem, Elliptic)
             return (problem.residual(self._jet(values, block.x.shape[1]), block.given),)
@@ -320,12 +336,14 @@ class Collocation:
             return self.problem.linear
         generator = torch.Generator().manual_seed(0)
         x = self.problem.domain.interior(64, generator)
-        block = Block(x, torch.ones(len(x), dtype=x.dtype))
+        relations = [c for c in self.problem.conditions if isinstance(c, Relation)]
+        return all(self._superposes(Block(x, torch.ones_like(x[:, 0]), c), generator) for c in (None, *relations))
 
+    def _superposes(self, block: Block, generator: torch.Generator) -> bool:
         def draw() -> dict[Indices, Tensor]:
-            return {
-                i: 0.5 + torch.rand(len(x), self.components, generator=generator, dtype=x.dtype) for i in self.indices
-            }
+            size = (len(block.x), self.components)
+            wanted = self.indices_of(block)
+            return {i: 0.5 + torch.rand(size, generator=generator, dtype=block.x.dtype) for i in wanted}
 
         here, there = self.linearise(block, draw()), self.linearise(block, draw())
         for a, b in zip(here, there, strict=True):

@@ -93,6 +93,11 @@ class FeatureField:
             )
         return Taylor(value, first, lap, second, t.pairs)
 
+    def partial(self, x: Tensor, indices: Indices) -> Tensor:
+        """A derivative of any order, ``(n,)`` or ``(n, m)``; see `sciml.calculus`."""
+        found = self.derivative(x, {indices: 1.0})
+        return found[:, 0] if found.shape[1] == 1 else found
+
     def describe(self) -> dict[str, Any]:
         """Kinds of the families."""
         return {"families": [f.kind for f in self.families]}

@@ -29,7 +29,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciml.conditions import Initial
 from sciml.domain import Box
 from sciml.problem import PDE, Elliptic, Evolution
 from sciml.solution import Solution, check_tolerance
@@ -126,7 +125,7 @@ def _locally(
     solver: FeatureSolver, problem: Elliptic | PDE | Evolution, collocation: Collocation, clock: Deadline
 ) -> Solution | None:
     """Local features on a partition of unity, if there are any for the problem."""
-    if collocation.problem.dim > 3:
+    if collocation.problem.dim > 3 or collocation.problem.order > 2:  # windows are differentiated twice
         return None
     space = problem.space if isinstance(problem, Evolution) and not isinstance(problem.space, Box) else None
     limit = min(_LOCAL * solver.features, int(solver.memory / 25_000))
@@ -208,9 +207,8 @@ class _Search:
         """Whether local features are the better choice: far fewer numbers, or a time to march along."""
         if self.solver.bandwidth is not None:
             return False
-        problem = self.collocation.problem
-        marches = isinstance(problem, PDE) and any(isinstance(c, Initial) for c in problem.conditions)
-        return self.first.size * self.collocation.components > self.limit or (marches and not self.collocation.linear)
+        marches = self.collocation.marches and not self.collocation.linear
+        return self.first.size * self.collocation.components > self.limit or marches
 
     def solution(self) -> Solution:
         """The best that waves, polynomials and singular functions on the whole domain can do."""

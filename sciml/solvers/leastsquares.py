@@ -139,6 +139,9 @@ class Factor:
             rows.fill_diagonal_(damping)
             matrix = torch.cat([matrix, rows])
         self.triangle = torch.linalg.qr(matrix, mode="r").R
+        # two features that agree in every row to the last digit: as good as zero, but not a divisor
+        diagonal = self.triangle.diagonal()[:-1]
+        diagonal[diagonal == 0] = torch.finfo(matrix.dtype).eps
 
     def solve(self, columns: int | None = None) -> Tensor:
         """Coefficients ``(size,)``, zero beyond the first columns; None takes all."""

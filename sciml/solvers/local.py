@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sciml.conditions import Initial
 from sciml.domain import Domain
 from sciml.problem import PDE
 from sciml.solution import compare
@@ -86,8 +85,7 @@ def solve_locally(
     fewest, most = _DEGREES[d]
     degree = min(max(round(4 - math.log10(tolerance)), fewest), most)
     refinement = Refinement(degrees_up_to(degree, d), limit, clock)
-    problem = collocation.problem
-    marches = isinstance(problem, PDE) and any(isinstance(c, Initial) for c in problem.conditions)
+    problem, marches = collocation.problem, collocation.marches
     best: Local | None = None
     before: _Step | None = None
     note = "smaller cells did not help"
