@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ class Hybrid:
     Attributes:
         states: (n, 2+s).
         integrated: (n,) which rows went to the integrator.
-        failed: (n,) which of these it could not advance; they are returned as they were.
+        failed: (n,) which of these it could not advance, or lie outside the thermodynamic data; they are returned as
+            they were.
         seconds: processor time of all: scores, surrogate, integrator.
         integrating: the part of it that the integrator took.
     """
@@ -81,8 +82,8 @@ def hybrid(
         out[~outside] = surrogate.step(rows[~outside])
     middle = time.process_time()
     if outside.any():
-        reactor = surrogate.settings.reactor
-        advanced = mechanism.advance(out[outside], surrogate.dt, rtol=rtol, atol=atol, reactor=reactor)
+        options: dict[str, Any] = {"rtol": rtol, "atol": atol, "reactor": surrogate.settings.reactor}
+        advanced = mechanism.advance(out[outside], surrogate.dt, strict=False, **options)
         done = np.asarray(advanced.status) == 0
         chosen = np.flatnonzero(outside)
         out[chosen[done]] = advanced.states[done]

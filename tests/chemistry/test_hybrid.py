@@ -74,6 +74,15 @@ def test_outsiders_are_integrated_and_counted(mechanism, surrogate):
     np.testing.assert_array_equal(done.states[: len(good)], surrogate.step(good))
 
 
+def test_what_no_integrator_takes_is_returned_as_it_was(mechanism, surrogate):
+    states = inside(mechanism)[:4].copy()
+    states[2, 0] = 6000.0  # the thermodynamic data end at 3500 K
+    done = hybrid(surrogate, mechanism, states)
+    np.testing.assert_array_equal(done.failed, [False, False, True, False])
+    np.testing.assert_array_equal(done.integrated, done.failed)
+    np.testing.assert_allclose(done.states[2], states[2], rtol=1e-14)
+
+
 def test_the_net_speed_up_includes_the_integrator(mechanism, surrogate):
     states = np.concatenate([inside(mechanism), outside(mechanism)])
     none, half, every = (hybrid(surrogate, mechanism, states, threshold) for threshold in (np.inf, 1.0, 0.0))
