@@ -23,6 +23,9 @@ class Burgers:
     def __init__(self):
         self.nu = NU
 
+    def source(self, x):
+        return torch.zeros(len(x), 1)
+
     def rows(self, solver, x, bcs, equation, right):
         a, b = [equation], [right]
         for edge, value in bcs:
@@ -79,7 +82,7 @@ def burgers(meter, n):
     generator = meter.generator()
     x = meter.problem.interior(max(3000, 3 * n), generator)
     edge = meter.problem.boundary(max(800, 3 * n // 5), generator)
-    bcs, f = [(edge, meter.problem.given(edge)[:, None])], torch.zeros(len(x), 1)
+    bcs, f = [(edge, meter.problem.given(edge)[:, None])], problem.source(x)
     problem.nu = 0.1
     get_initial_guess(solver, problem, x, bcs, f, mu=1e-10)
     continuation_solve(
