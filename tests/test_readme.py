@@ -104,7 +104,7 @@ CLAIMS = [
     ("plain network G(x, x')", "greens_plain", ("fields", "rel_l2"), ".1e"),
     ("the paper's quadratic sources", "greens_plain", ("quadratic", "rel_l2"), ".1e"),
     ("a family that it was not shown", "greens_plain", ("bumps", "rel_l2"), ".1e"),
-    ("of shorter waves than it was shown", "greens_plain", ("sines", "rel_l2"), ".1e"),
+    ("| ... sums of sines, another one |", "greens_plain", ("sines", "rel_l2"), ".1e"),
     ("inflow of waves", "radiative_transfer_paper", ("eps 1, waves", "rel_l2"), ".1e"),
     ("| ... eps = 0.01 |", "radiative_transfer_paper", ("eps 0.01, waves", "rel_l2"), ".1e"),
     ("method on a learned Green's operator", "modnet_reaction", ("equation", "rel_l2"), ".1e"),
