@@ -24,7 +24,7 @@ from sciml.chemistry.conditions import Conditions
 from sciml.chemistry.evaluation import Assembled, Evaluation, error_table, protected
 from sciml.chemistry.graphs import ranking, reaction_ranking, samples
 from sciml.chemistry.mechanism import Mechanism
-from sciml.chemistry.metrics import Burnt, Extinction, FlameSpeed, IgnitionDelay, Metric, StirredReactor
+from sciml.chemistry.metrics import Burnt, Corners, Extinction, FlameSpeed, IgnitionDelay, Metric, StirredReactor
 from sciml.chemistry.reduction import Options, Reduction, greedy, reduce, sensitivity, single_harm, sweep
 from sciml.chemistry.submechanism import write
 from sciml.files import jsonable, write_json
@@ -47,6 +47,8 @@ class Config:
         pressures: atm.
         phis: equivalence ratios.
         tolerance: of ignition delays, relative.
+        beyond: how many of these tolerances delays may err at the corners of the table's box made a tenth larger; 0 is
+            without.
         burnt: tolerance of the burnt temperature in K; 0 leaves the burnt gas out.
         burnt_hot: burn charges at the design temperatures too, not only at 300 K.
         products: tolerance of the mole fractions of CO2, H2O and CO in the burnt gas.
@@ -79,6 +81,7 @@ class Config:
     pressures: tuple[float, ...] = (1.0,)
     phis: tuple[float, ...] = (0.5, 1.0, 2.0)
     tolerance: float = 0.1
+    beyond: float = 2.0
     burnt: float = 10.0
     burnt_hot: bool = True
     products: float = 0.005
@@ -144,7 +147,7 @@ VARIANTS = {
     "heptane": HEPTANE,
     "heptane_proposers": replace(HEPTANE, budget=400, compare=("greedy", "random")),
     "heptane_10": replace(HEPTANE, tolerance=0.1),
-    "heptane_1atm": replace(HEPTANE, tolerance=0.1, pressures=(1.0,), phis=(0.6, 0.9, 1.2)),
+    "heptane_1atm": replace(HEPTANE, tolerance=0.1, pressures=(1.0,), phis=(0.6, 0.9, 1.2), budget=2000),
 }
 
 
@@ -154,6 +157,8 @@ def metrics(config: Config) -> list[Metric]:
     if config.burnt:
         chosen.append(Burnt(kelvin=config.burnt, fraction=config.products, hot=config.burnt_hot))
     chosen.append(IgnitionDelay(config.tolerance, reactor=config.reactor, two_stage=config.two_stage))
+    if config.beyond:
+        chosen.append(Corners(IgnitionDelay(config.tolerance, reactor=config.reactor), config.beyond))
     if config.stirred:
         chosen.append(StirredReactor(config.stirred, phis=config.steady_phis))
     if config.extinction:
@@ -164,7 +169,9 @@ def metrics(config: Config) -> list[Metric]:
 
 
 def applies(metric: Metric, conditions: Conditions) -> bool:
-    """Whether there is a condition at which the metric is measured."""
+    """Whether the metric is measured at any of these conditions."""
+    if isinstance(metric, Corners):
+        return False
     low, high = getattr(metric, "phis", (0.0, np.inf))
     return any(low <= phi <= high for _, _, phi in conditions.points)
 
@@ -200,7 +207,7 @@ def run(config: Config, run: Any) -> dict[str, Any]:
     options = Options(config.budget, config.proposals, workers=executor(config), timeout=config.timeout or None)
     mechanism = Mechanism(config.mechanism, config.phase or None)
     conditions, chosen = table_of(config), metrics(config)
-    if not all(applies(metric, conditions) for metric in chosen):
+    if not all(applies(metric, conditions) for metric in chosen if not isinstance(metric, Corners)):
         raise ValueError(f"steady_phis is {config.steady_phis}, but no equivalence ratio of the conditions lies there")
     evaluate = Evaluation(mechanism, conditions, chosen)
     fixed = evaluate.parts.mask(protected(mechanism, conditions, config.protect))
@@ -323,7 +330,9 @@ def second_stage(
     work = partial(reduce, inner, fixed, options, (), run.seed, store, None, start)
     archive = timed(rows, "reactions", store, work).archive
     try:
-        held_out = Evaluation(evaluate.mechanism, evaluate.conditions.between(), evaluate.metrics, species=found.mask)
+        between = evaluate.conditions.between()
+        plain = [metric for metric in evaluate.metrics if applies(metric, between)]
+        held_out = Evaluation(evaluate.mechanism, between, plain, species=found.mask)
     except ValueError:  # the parent itself fails at a held-out condition
         return int(archive.objectives[archive.best]), inner.masks(archive.designs[archive.best])[1]
     feasible = np.flatnonzero(archive.feasible)

@@ -7,6 +7,8 @@ Around a simulated design b, with y_i = 1 where switch i is flipped and c_i = -1
 is solved exactly (HiGHS, in `scipy.optimize.milp`). The effects F are drawn from `Kriging`, so that proposals go where
 effects are unknown and might help (Thompson sampling); t_j, a random multiple of what flips do together beyond their
 sum, says how boldly flips are combined. Errors of opposite sign that cancel are found as readily as harmless ones.
+A local model is good nearby only: at most `reach` flips are combined, half as many whenever masks have gone by without
+a better one, and as many as at first again after single flips.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class Integer:
         boldest: flips are penalised by up to so many standard deviations of what they do together.
         hopeless: a flip whose own effect leaves an error of so many tolerances is not considered.
         nodes: limit of one programme, in nodes of its tree; a time limit would make answers depend on the machine.
+        patience: designs simulated without a better one before `reach` is halved.
     """
 
     draws: int = 1
@@ -47,25 +50,33 @@ class Integer:
     boldest: float = 1.5
     hopeless: float = 2.0
     nodes: int = 1
+    patience: int = 8
 
     def __call__(self, archive: Archive, space: Space, count: int, generator: np.random.Generator) -> np.ndarray:
         """At most `count` designs that were not simulated yet, most promising first."""
         if not isinstance(space, Switches):
             raise TypeError(f"space is {type(space).__name__}, but integer programmes need Switches")
-        base = archive.designs[_base(archive, self.around, generator)]
+        reach = self._reach(archive, int((~space.fixed).sum()))
+        base = archive.designs[_base(archive, self.around, reach, generator)]
         model = Kriging(base, archive.designs, np.clip(archive.errors, -_FAILED, _FAILED))
         pool = [space.moves(base[None], self.moves, generator)]
         for _ in range(self.draws * count):
             effects = model.flips(generator, generator.choice([0.0, 1.0]))
             caution = generator.uniform(0, self.boldest) * model.together()
-            pool += self._solve(archive, model, base, space.fixed, effects, caution, generator)
+            pool += self._solve(archive, model, base, space.fixed, effects, caution, reach, generator)
         designs = unseen(np.concatenate(pool), archive)
+        designs = designs[np.abs(designs - base).sum(1) <= reach]
         mean, deviation = model(designs)
         feasible = norm.cdf((1 - np.abs(mean)) / np.maximum(deviation, 1e-9)).min(1)
         least = len(base) if archive.best is None else archive.objectives[archive.best]
         gain = np.maximum(least - designs.sum(1), 0.0)
         gain = np.where((gain == 0) & (designs.sum(1) == least), 0.05, gain)  # another base of the same size
         return designs[np.argsort(-feasible * gain, kind="stable")[:count]]
+
+    def _reach(self, archive: Archive, free: int) -> int:
+        """How many flips may be combined: the archive tells for how long nothing better was found."""
+        fruitless = 0 if archive.best is None else len(archive) - 1 - archive.best
+        return max(free // 2 >> (fruitless // self.patience) % max((free // 2).bit_length(), 1), 1)
 
     def _solve(
         self,
@@ -75,6 +86,7 @@ class Integer:
         fixed: np.ndarray,
         effects: np.ndarray,
         caution: np.ndarray,
+        reach: int,
         generator: np.random.Generator,
     ) -> list[np.ndarray]:
         """(1, d) for one draw, or nothing; designs that were simulated already are cut off, a few times."""
@@ -87,6 +99,7 @@ class Integer:
         constraints = [
             LinearConstraint(F + t[:, None], -np.inf, 1 - e + t),
             LinearConstraint(F - t[:, None], -1 - e - t, np.inf),
+            LinearConstraint(np.ones(len(free)), 0, reach),
         ]
         for _ in range(4):
             found = milp(cost, integrality=np.ones(len(free)), bounds=Bounds(0, 1), constraints=constraints,
@@ -102,10 +115,11 @@ class Integer:
         return []
 
 
-def _base(archive: Archive, around: int, generator: np.random.Generator) -> int:
-    """A feasible design: the best, or one of the next best; without any, the least infeasible."""
+def _base(archive: Archive, around: int, reach: int, generator: np.random.Generator) -> int:
+    """A feasible design: the best, or one of the next best from which it is in reach; without any, the least bad."""
     rows = np.flatnonzero(archive.feasible)
     if not len(rows):
         return int(archive.worst.argmin())
     order = sorted(rows, key=lambda i: (archive.objectives[i], archive.worst[i]))
-    return int(order[0] if generator.random() < 0.5 else order[generator.integers(min(around, len(order)))])
+    order = [i for i in order[:around] if archive.objectives[i] < archive.objectives[order[0]] + reach]
+    return int(order[0] if generator.random() < 0.5 else order[generator.integers(len(order))])

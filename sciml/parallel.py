@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -50,7 +51,7 @@ def run(
 
     Raises:
         ValueError: for a negative number of workers, or a timeout that cannot be kept.
-        RuntimeError: if the processes cannot start the task at all.
+        RuntimeError: if the processes cannot start the task at all, or an executor has gone.
     """
     if isinstance(workers, bool) or (isinstance(workers, int) and workers < 0):
         raise ValueError(f"workers is {workers!r}, but must be 0, a number of processes or an executor")
@@ -97,6 +98,10 @@ def _submitted(task: Callable[[A], B], items: Sequence[A], executor: Any) -> Ite
                 future = waiting.pop(index)
                 try:
                     result = future.result()
+                except CancelledError as error:  # nobody here cancels, so whoever took the jobs has gone
+                    raise RuntimeError(
+                        "the executor lost its jobs: its scheduler no longer answers; what it finished before is kept"
+                    ) from error
                 except Exception as error:  # the executor's own: a lost worker, a result that cannot travel
                     result = Failure(f"{type(error).__name__}: {error}")
                 yield index, result

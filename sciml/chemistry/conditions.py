@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -79,19 +80,23 @@ class Conditions:
             ) from error
 
     def between(self) -> Conditions:
-        """Held-out conditions: centres between neighbours of the table, 5 % beyond its ends (in 1/T, log p, phi)."""
+        """Held-out conditions: centres between neighbours, 5 % beyond the ends (in 1/T, log p, log phi)."""
+        return self._grid(lambda values: [*(values[1:] + values[:-1]) / 2, *_ends(values, 0.05)])
+
+    def corners(self, widen: float = 0.1) -> Conditions:
+        """The corners of the box around the table, widened by a share of its sides (in 1/T, log p, log phi)."""
+        return self._grid(partial(_ends, widen=widen))
+
+    def _grid(self, chosen: Callable[[np.ndarray], Sequence[float]]) -> Conditions:
+        """Every combination of what is chosen from the table's temperatures, pressures and phis."""
         axes = []
-        scales: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...]
-        scales = ((_inverse, _inverse), (np.log, np.exp), (np.asarray, np.asarray))
+        scales: Sequence[tuple[Callable[..., Any], Callable[..., Any]]]
+        scales = [(_inverse, _inverse), (np.log, np.exp), (np.log, np.exp)]
         for column, (to, back) in enumerate(scales):
-            values = to(np.unique([p[column] for p in self.points]))
-            values = np.sort(values)
-            middle = (values[1:] + values[:-1]) / 2
-            width = np.ptp(values) if len(values) > 1 else 0.0
-            beyond = [values[0] - 0.05 * width, values[-1] + 0.05 * width] if width else [values[0]]
-            axes.append(back(np.sort(np.concatenate([middle, beyond]))))
+            values: np.ndarray = np.sort(to(np.unique([p[column] for p in self.points])))
+            axes.append(back(np.sort(chosen(values))))
         grid = tuple((float(T), float(p), float(f)) for T, p, f in product(*axes))
-        return Conditions(self.fuel, grid, self.oxidiser)
+        return replace(self, points=grid)
 
     def at(self, temperature: float, phis: tuple[float, float] = (0.0, np.inf)) -> Conditions:
         """The pressures, and the equivalence ratios that lie in a range, at one temperature (K)."""
@@ -106,6 +111,12 @@ class Conditions:
     def labels(self) -> list[str]:
         """A short name of each row."""
         return [f"{T:.0f} K, {p / ATM:.3g} atm, phi {phi:.3g}" for T, p, phi in self.points]
+
+
+def _ends(values: np.ndarray, widen: float) -> list[float]:
+    """The ends of an axis, moved outwards by a share of its length; one value stays what it is."""
+    beyond = widen * float(np.ptp(values))
+    return [values[0] - beyond, values[-1] + beyond] if beyond else [values[0]]
 
 
 def _inverse(values: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 
 from sciml.chemistry.conditions import Conditions
 from sciml.chemistry.mechanism import CanteraError, Mechanism
-from sciml.chemistry.metrics import Burnt, FlameSpeed, IgnitionDelay, Metric
+from sciml.chemistry.metrics import Burnt, Corners, FlameSpeed, IgnitionDelay, Metric
 from sciml.chemistry.submechanism import Parts
 
 __all__ = ["Assembled", "Evaluation", "error_table", "protected"]
@@ -80,9 +80,11 @@ class Evaluation:
         self.mechanism, self.conditions, self.metrics = mechanism, conditions, tuple(metrics)
         self.reject, self.species = reject, species
         conditions.states(mechanism)  # refuses a fuel or a state that the mechanism does not have
-        self.started = [m.started(mechanism, conditions) if isinstance(m, FlameSpeed) else m for m in self.metrics]
+        self.started: list[Metric] = [
+            m.started(mechanism, conditions) if isinstance(m, Corners | FlameSpeed) else m for m in self.metrics
+        ]
         self.reference = [m.measure(mechanism, conditions, None) for m in self.started]
-        for metric, values in zip(self.metrics, self.reference, strict=True):
+        for metric, values in zip(self.started, self.reference, strict=True):
             bad = np.flatnonzero(~np.isfinite(values))
             if len(bad):
                 what = metric.labels(conditions)[bad[0]]
@@ -126,7 +128,7 @@ class Evaluation:
     @property
     def labels(self) -> list[str]:
         """(k,) what each error is of."""
-        return [label for m in self.metrics for label in m.labels(self.conditions)]
+        return [label for m in self.started for label in m.labels(self.conditions)]
 
     @property
     def fingerprint(self) -> str:
@@ -162,7 +164,7 @@ class Evaluation:
             reduced = None  # nothing left that reacts
         found: list[np.ndarray] = []
         for metric, reference in zip(self.started, self.reference, strict=True):
-            if found and np.nanmax(np.abs(found[-1])) > self.reject:
+            if found and np.nanmax(np.abs(found[-1]), initial=0.0) > self.reject:
                 found += [np.full(len(r), np.nan) for r in self.reference[len(found) :]]
                 break
             try:
@@ -191,6 +193,7 @@ def error_table(
             metric = replace(metric, rtol=1e-9, atol=1e-15)
         reference = metric.measure(mechanism, conditions, None)
         errors = metric.errors(metric.measure(reduced, conditions, reference), reference)
+        errors = np.nan_to_num(errors, nan=np.inf, posinf=np.inf)  # not measured once one has failed
         labels = np.array(metric.labels(conditions))
         groups = {metric.name: (np.ones(len(errors), bool), getattr(metric, "tolerance", 1.0))}
         if isinstance(metric, Burnt):

@@ -4,6 +4,7 @@ A metric measures a mechanism over a table of conditions and turns two measureme
 its tolerance:
 
     IgnitionDelay     (tau - tau_0) / tau_0                      relative
+    Corners           the same just beyond the table             relative
     Burnt             T - T_0 in K, and mole fractions, of the equilibrium at constant enthalpy
     StirredReactor    T - T_0 of a perfectly stirred reactor     relative
     Extinction        the residence time at which it goes out    relative
@@ -27,7 +28,7 @@ from sciml.chemistry.reactors import Integrator
 
 _LONGEST = 10.0  # seconds to wait for an ignition
 
-__all__ = ["Burnt", "Extinction", "FlameSpeed", "IgnitionDelay", "Metric", "Profiles", "StirredReactor"]
+__all__ = ["Burnt", "Corners", "Extinction", "FlameSpeed", "IgnitionDelay", "Metric", "Profiles", "StirredReactor"]
 
 
 class Metric(Protocol):
@@ -37,7 +38,7 @@ class Metric(Protocol):
     definition: ClassVar[str]
 
     def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:
-        """(m,) values; inf where there is none. The reference, if given, tells when to give up."""
+        """(m,) values; inf where there is none. The reference, if given, tells when to give up; the rest is NaN."""
         ...
 
     def errors(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -65,7 +66,7 @@ class _Relative:
         """(values / reference - 1) / tolerance."""
         with np.errstate(invalid="ignore", divide="ignore"):
             found = (values / reference - 1) / self.tolerance
-        return np.where(np.isfinite(values) & np.isfinite(reference), found, np.inf)
+        return np.where(np.isnan(values) | np.isfinite(values) & np.isfinite(reference), found, np.inf)
 
     def labels(self, conditions: Conditions) -> list[str]:
         """One for each condition."""
@@ -82,8 +83,8 @@ class IgnitionDelay(_Relative):
         two_stage: measure the first stage too.
         rtol: of the integrator; 1e-5 moves delays by about 1e-4, which is what a search needs.
         atol: of the integrator.
-        patience: a charge that has not ignited after so many delays of the reference has an infinite error, and so
-            have those that follow it.
+        patience: a charge that has not ignited after so many delays of the reference has an infinite error, and those
+            that follow it are not measured.
     """
 
     name: ClassVar[str] = "ignition delay"
@@ -98,7 +99,7 @@ class IgnitionDelay(_Relative):
         engine = Integrator(mechanism, self.reactor, self.rtol, self.atol)
         states = conditions.states(mechanism)
         limits = np.full(len(states), _LONGEST) if reference is None else self.patience * reference[: len(states)]
-        delays = np.full((len(states), 2), np.inf)
+        delays = np.full((len(states), 2), np.nan)
         for row, (state, limit) in enumerate(zip(states, limits, strict=True)):
             delays[row] = self._delay(engine, mechanism, state, limit)
             if reference is not None and not np.isfinite(delays[row, 1]):
@@ -150,6 +151,50 @@ class IgnitionDelay(_Relative):
             if len(times) > 20_000:
                 raise CanteraError("20,000 steps do not reach the end")
         return times, temperatures, rise
+
+
+@dataclass(frozen=True)
+class Corners:
+    """Ignition delays beyond the table: a part that is right at every point of it must not fail next to it.
+
+    Attributes:
+        metric: the delays.
+        slack: how many of its tolerances are allowed there.
+        widen: the corners are those of the table's box, made larger by this share of its sides.
+        points: of these corners, those at which the parent ignites; see `started`.
+    """
+
+    name: ClassVar[str] = "ignition delay beyond the table"
+    definition: ClassVar[str] = _Relative.definition
+    metric: IgnitionDelay
+    slack: float = 2.0
+    widen: float = 0.1
+    points: tuple[tuple[float, float, float], ...] = ()
+
+    @property
+    def tolerance(self) -> float:
+        """What is allowed."""
+        return self.slack * self.metric.tolerance
+
+    def started(self, mechanism: Mechanism, conditions: Conditions) -> Corners:
+        """This metric for parts of a mechanism."""
+        corners = conditions.corners(self.widen)
+        ignites = np.isfinite(self.metric.measure(mechanism, corners, None)[: len(corners.points)])
+        return replace(self, points=tuple(p for p, there in zip(corners.points, ignites, strict=True) if there))
+
+    def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:
+        """Delays (s)."""
+        if not self.points:
+            return np.empty(0)
+        return self.metric.measure(mechanism, replace(conditions, points=self.points), reference)
+
+    def errors(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """Those of the metric over `slack`."""
+        return self.metric.errors(values, reference) / self.slack
+
+    def labels(self, conditions: Conditions) -> list[str]:
+        """One for each corner."""
+        return self.metric.labels(replace(conditions, points=self.points)) if self.points else []
 
 
 @dataclass(frozen=True)
@@ -297,11 +342,10 @@ class FlameSpeed(_Steady):
 
     def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:
         """Speeds (m/s)."""
-        speeds = np.full(len(conditions.at(self.inlet, self.phis).points), np.inf)
+        speeds = np.full(len(conditions.at(self.inlet, self.phis).points), np.nan)
         for row, flame in enumerate(self._flames(mechanism, conditions)):
-            if np.isfinite(flame.speed):
-                speeds[row] = flame.speed
-            elif reference is not None:
+            speeds[row] = flame.speed if np.isfinite(flame.speed) else np.inf
+            if reference is not None and not np.isfinite(flame.speed):
                 break  # one that fails is enough
         return speeds
 
