@@ -18,7 +18,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 from sciml.archive import Archive
-from sciml.search import Coordinates, Inverse, Model, Proposer, RandomMoves, Screened, search
+from sciml.proposers import Inverse, Model, Screened
+from sciml.search import Coordinates, Proposer, RandomMoves, search
 
 
 @dataclass(frozen=True)

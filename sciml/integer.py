@@ -13,7 +13,7 @@ a better one, and as many as at first again after single flips.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -45,7 +45,7 @@ class Integer:
     """
 
     draws: int = 1
-    moves: int = 300
+    moves: int = 600
     around: int = 8
     boldest: float = 1.5
     hopeless: float = 2.0
@@ -59,15 +59,18 @@ class Integer:
         reach = self._reach(archive, int((~space.fixed).sum()))
         base = archive.designs[_base(archive, self.around, reach, generator)]
         model = Kriging(base, archive.designs, np.clip(archive.errors, -_FAILED, _FAILED))
-        pool = [space.moves(base[None], self.moves, generator)]
+        near = replace(space, largest=reach / max(int((~space.fixed).sum()), 1))
+        pool = [near.moves(base[None], self.moves, generator)]
         for _ in range(self.draws * count):
             effects = model.flips(generator, generator.choice([0.0, 1.0]))
             caution = generator.uniform(0, self.boldest) * model.together()
             pool += self._solve(archive, model, base, space.fixed, effects, caution, reach, generator)
         designs = unseen(np.concatenate(pool), archive)
-        designs = designs[np.abs(designs - base).sum(1) <= reach]
+        within = np.abs(designs - base).sum(1) <= reach
+        designs = designs[within] if within.any() else designs
         mean, deviation = model(designs)
-        feasible = norm.cdf((1 - np.abs(mean)) / np.maximum(deviation, 1e-9)).min(1)
+        deviation = np.maximum(deviation, 1e-9)
+        feasible = (norm.cdf((1 - mean) / deviation) - norm.cdf((-1 - mean) / deviation)).prod(1)
         least = len(base) if archive.best is None else archive.objectives[archive.best]
         gain = np.maximum(least - designs.sum(1), 0.0)
         gain = np.where((gain == 0) & (designs.sum(1) == least), 0.05, gain)  # another base of the same size

@@ -12,18 +12,8 @@ from sciml.archive import Archive, Store
 from sciml.ensemble import Ensemble
 from sciml.integer import Integer
 from sciml.kriging import Kriging
-from sciml.search import (
-    Coordinates,
-    Inverse,
-    Model,
-    RandomMoves,
-    Screened,
-    Switches,
-    parents,
-    search,
-    simulate_all,
-    singles,
-)
+from sciml.proposers import Inverse, Model, Screened, singles
+from sciml.search import Coordinates, RandomMoves, Switches, parents, search, simulate_all
 
 D, K = 12, 4
 EFFECTS = np.random.default_rng(5).standard_normal((D, K)) * 0.6

@@ -21,7 +21,8 @@ from sciml import parallel
 from sciml.archive import Archive, Store
 from sciml.chemistry.evaluation import Evaluation
 from sciml.integer import Integer
-from sciml.search import Inverse, Model, Proposer, RandomMoves, Screened, Switches, search, simulate_all, unseen
+from sciml.proposers import Inverse, Model, Screened
+from sciml.search import Proposer, RandomMoves, Switches, search, simulate_all, unseen
 
 __all__ = ["Options", "Reduction", "greedy", "reduce", "sensitivity", "single_harm", "sweep"]
 

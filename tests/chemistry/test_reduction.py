@@ -16,7 +16,7 @@ from sciml.chemistry.mechanism import Mechanism
 from sciml.chemistry.metrics import Burnt, IgnitionDelay, Profiles, StirredReactor
 from sciml.chemistry.reduction import Options, count, greedy, reduce, sensitivity, single_harm, sweep
 from sciml.chemistry.submechanism import submechanism
-from sciml.search import Model
+from sciml.proposers import Model
 
 TABLE = Conditions.grid("H2", [1100.0, 1300.0], [1.0], [1.0])
 

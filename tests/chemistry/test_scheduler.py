@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from concurrent.futures import Future
 from functools import partial
 
 import numpy as np
@@ -46,6 +47,32 @@ def test_a_dask_cluster_simulates_as_this_process_does_and_survives_a_killed_wor
     np.testing.assert_allclose(here.errors, there.errors, rtol=1e-9, atol=1e-9)
     assert len(store) == len(DESIGNS)
     assert (tmp_path / "died").exists() and (survived.errors == 0.5).all()
+
+
+class Dying:
+    """An executor whose scheduler goes after so many jobs, as Dask's does: what it still had is cancelled."""
+
+    def __init__(self, jobs):
+        self.jobs = jobs
+
+    def submit(self, task, *arguments):
+        future = Future()
+        if self.jobs:
+            self.jobs -= 1
+            future.set_result(task(*arguments))
+        else:
+            future.cancel()
+        return future
+
+
+def test_a_scheduler_that_dies_ends_the_search_in_one_sentence_and_keeps_what_was_simulated(tmp_path):
+    def simulate(design):
+        return float(design.sum()), np.array([0.5])
+
+    archive, store = Archive.empty(10, 1), Store(tmp_path / "m.h5", 10, 1, "dying")
+    with pytest.raises(RuntimeError, match="no longer answers; what it finished before is kept"):
+        simulate_all(simulate, np.unique(DESIGNS, axis=0), archive, Dying(2), None, store)
+    assert len(Store(tmp_path / "m.h5", 10, 1, "dying")) == 2 and len(archive) == 0
 
 
 def deadly(design):
