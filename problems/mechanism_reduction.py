@@ -106,6 +106,7 @@ class Config:
     chemkin: bool = True
 
 
+PROPOSERS = ("greedy", "random", "network")
 LARGE = Config(pressures=(1.0, 20.0), budget=500, reactions=0, compare=(), graphs=("DRGEP",))
 DODECANE = replace(
     LARGE,
@@ -131,11 +132,9 @@ VARIANTS = {
     "gri30": Config(burnt_hot=False, compare=("greedy",)),
     "gri30_hot": Config(),
     "gri30_delay": Config(burnt=0.0, compare=("greedy",)),
-    "gri30_proposers": Config(
-        burnt_hot=False, budget=150, reactions=0, compare=("greedy", "random", "network", "inverse"), graphs=()
-    ),
+    "gri30_proposers": Config(burnt_hot=False, budget=150, reactions=0, compare=(*PROPOSERS, "inverse"), graphs=()),
     "dodecane": DODECANE,
-    "dodecane_proposers": replace(DODECANE, budget=400, compare=("greedy", "random")),
+    "dodecane_proposers": replace(DODECANE, budget=240, compare=PROPOSERS, graphs=()),
     "gri30_flame": Config(
         phis=(0.5, 0.7, 1.0, 1.3, 2.0),
         burnt_hot=False,
@@ -147,7 +146,7 @@ VARIANTS = {
         reactions=0,
     ),
     "heptane": HEPTANE,
-    "heptane_proposers": replace(HEPTANE, budget=400, compare=("greedy", "random")),
+    "heptane_proposers": replace(HEPTANE, budget=240, compare=PROPOSERS, graphs=()),
     "heptane_10": replace(HEPTANE, tolerance=0.1),
     "heptane_1atm": replace(HEPTANE, tolerance=0.1, pressures=(1.0,), phis=(0.6, 0.9, 1.2), budget=2000),
 }

@@ -202,6 +202,8 @@ def error_table(
             groups = {"burnt temperature (K)": (hot, metric.kelvin), "burnt mole fractions": (~hot, metric.fraction)}
         for name, (chosen, scale) in groups.items():
             there = chosen & np.isfinite(reference)
+            if not there.any():
+                continue
             found = errors[there] * scale
             worst = int(np.abs(found).argmax())
             rows.append(

@@ -159,28 +159,34 @@ class Corners:
 
     Attributes:
         metric: the delays.
-        slack: how many of its tolerances are allowed there.
+        beyond: how many of its tolerances are allowed there.
         widen: the corners are those of the table's box, made larger by this share of its sides.
-        points: of these corners, those at which the parent ignites; see `started`.
+        points: of these corners, those that are not in the table and at which the parent ignites; see `started`.
     """
 
     name: ClassVar[str] = "ignition delay beyond the table"
     definition: ClassVar[str] = _Relative.definition
     metric: IgnitionDelay
-    slack: float = 2.0
+    beyond: float = 2.0
     widen: float = 0.1
     points: tuple[tuple[float, float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check what is allowed."""
+        if not (np.isfinite(self.beyond) and self.beyond > 0):
+            raise ValueError(f"beyond is {self.beyond}, but must be a positive number of tolerances")
 
     @property
     def tolerance(self) -> float:
         """What is allowed."""
-        return self.slack * self.metric.tolerance
+        return self.beyond * self.metric.tolerance
 
     def started(self, mechanism: Mechanism, conditions: Conditions) -> Corners:
         """This metric for parts of a mechanism."""
         corners = conditions.corners(self.widen)
-        ignites = np.isfinite(self.metric.measure(mechanism, corners, None)[: len(corners.points)])
-        return replace(self, points=tuple(p for p, there in zip(corners.points, ignites, strict=True) if there))
+        ignites = np.isfinite(self.metric.measure(mechanism, corners, None))
+        new = [p for p, there in zip(corners.points, ignites, strict=True) if there and p not in conditions.points]
+        return replace(self, points=tuple(new))
 
     def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:
         """Delays (s)."""
@@ -189,8 +195,8 @@ class Corners:
         return self.metric.measure(mechanism, replace(conditions, points=self.points), reference)
 
     def errors(self, values: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """Those of the metric over `slack`."""
-        return self.metric.errors(values, reference) / self.slack
+        """Those of the metric over `beyond`."""
+        return self.metric.errors(values, reference) / self.beyond
 
     def labels(self, conditions: Conditions) -> list[str]:
         """One for each corner."""

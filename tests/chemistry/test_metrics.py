@@ -7,7 +7,7 @@ import pytest
 from sciml.chemistry.conditions import Conditions
 from sciml.chemistry.evaluation import Assembled, Evaluation
 from sciml.chemistry.mechanism import Mechanism
-from sciml.chemistry.metrics import Burnt, Extinction, FlameSpeed, IgnitionDelay, Profiles, StirredReactor
+from sciml.chemistry.metrics import Burnt, Corners, Extinction, FlameSpeed, IgnitionDelay, Profiles, StirredReactor
 from sciml.chemistry.submechanism import Parts
 
 TABLE = Conditions.grid("H2", [1200.0], [1.0], [0.5])
@@ -134,3 +134,31 @@ def test_a_charge_that_burns_longer_than_it_takes_to_ignite_has_a_delay(hydrogen
     truth = hydrogen.ignition(lean.states(hydrogen)[0]).delay
     measured = IgnitionDelay().measure(hydrogen, lean, np.array([truth]))  # as a search does, with a limit
     assert measured == pytest.approx([truth], rel=2e-3)
+
+
+def test_corners_lie_beyond_the_table_where_the_parent_ignites_and_their_errors_are_those_of_the_delays(hydrogen, part):
+    table = Conditions.grid("H2", [1000.0, 1300.0], [1.0], [0.5, 1.0])
+    metric = Corners(IgnitionDelay(0.1, rtol=1e-8, atol=1e-14), beyond=2.0).started(hydrogen, table)
+    T, p, phi = np.array(metric.points).T
+    assert len(T) == 4 and set(p) == {101325.0}
+    step = 0.1 * (1 / 1000 - 1 / 1300)
+    assert np.unique(T) == pytest.approx([1 / (1 / 1000 + step), 1 / (1 / 1300 - step)])
+    assert np.unique(phi) == pytest.approx([0.5 / 2**0.1, 2**0.1])
+    reference = metric.measure(hydrogen, table, None)
+    states = Conditions("H2", metric.points).states
+    truth = [m.ignition(state).delay for m in (hydrogen, part) for state in states(m)]
+    found = metric.errors(metric.measure(part, table, reference), reference)
+    assert found == pytest.approx((np.array(truth[4:]) / truth[:4] - 1) / 0.2, abs=2e-3)
+    cold = Corners(IgnitionDelay(), widen=3.0).started(hydrogen, table)  # at 591 K nothing ignites
+    assert len(cold.points) == 2 and min(cold.points)[0] > 1300
+    alone = Conditions.grid("H2", [1200.0], [1.0], [1.0])
+    evaluate = Evaluation(hydrogen, alone, [IgnitionDelay(), Corners(IgnitionDelay())])
+    assert evaluate.size == 1  # one point has no beyond
+    with pytest.raises(ValueError, match="beyond is -1"):
+        Corners(IgnitionDelay(), beyond=-1.0)
+
+
+def test_once_a_charge_does_not_ignite_the_others_are_not_measured(hydrogen):
+    table = Conditions.grid("H2", [1100.0, 1300.0], [1.0], [1.0])
+    errors = Evaluation(hydrogen, table, [IgnitionDelay()])(np.array([float(s != "H") for s in hydrogen.species]))[1]
+    assert np.isposinf(errors[0]) and np.isnan(errors[1])
