@@ -63,7 +63,7 @@ def report(
 ) -> dict[str, Any]:
     """Verify the written file on design and held-out conditions, draw, and collect the metrics."""
     mechanism, reduced = evaluate.mechanism, Mechanism(run.path / "reduced.yaml")
-    held_out = evaluate.conditions.between()
+    held_out = evaluate.conditions.between().within(evaluate.mechanism)
     tables = {
         "design": error_table(mechanism, reduced, evaluate.conditions, evaluate.started),
         "held out": error_table(mechanism, reduced, held_out, [m for m in evaluate.metrics if applies(m, held_out)]),

@@ -319,7 +319,7 @@ def second_stage(
     work = partial(reduce, inner, fixed, options, (), run.seed, store, None, start)
     archive = timed(rows, "reactions", store, work).archive
     try:
-        between = evaluate.conditions.between()
+        between = evaluate.conditions.between().within(evaluate.mechanism)
         plain = [metric for metric in evaluate.metrics if applies(metric, between)]
         held_out = Evaluation(evaluate.mechanism, between, plain, species=found.mask)
     except ValueError:  # the parent itself fails at a held-out condition

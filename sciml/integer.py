@@ -8,7 +8,7 @@ is solved exactly (HiGHS, in `scipy.optimize.milp`). The effects F are drawn fro
 effects are unknown and might help (Thompson sampling); t_j, a random multiple of what flips do together beyond their
 sum, says how boldly flips are combined. Errors of opposite sign that cancel are found as readily as harmless ones.
 A local model is good nearby only: at most `reach` flips are combined, half as many whenever masks have gone by without
-a better one, and as many as at first again after single flips.
+a better one, and as many as at first again after pairs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sciml.search import Space, Switches, unseen
 
 __all__ = ["Integer"]
 
+_NEAR, _REPAIRS = 3.0, 3.0  # a base may be out by 3 tolerances; each tolerance may take 3 more switches to mend
 _FAILED = 5.0  # errors beyond 5 tolerances, infinite ones too, are the same: far away
 
 
@@ -37,7 +38,7 @@ class Integer:
     Attributes:
         draws: programmes that are solved for each design asked for.
         moves: random moves that join.
-        around: the base is one of so many of the best designs, the best itself half of the time.
+        around: the base is one of so many good designs, slightly infeasible ones too; half of the time it is the best.
         boldest: flips are penalised by up to so many standard deviations of what they do together.
         hopeless: a flip whose own effect leaves an error of so many tolerances is not considered.
         nodes: limit of one programme, in nodes of its tree; a time limit would make answers depend on the machine.
@@ -79,7 +80,7 @@ class Integer:
     def _reach(self, archive: Archive, free: int) -> int:
         """How many flips may be combined: the archive tells for how long nothing better was found."""
         fruitless = 0 if archive.best is None else len(archive) - 1 - archive.best
-        return max(free // 2 >> (fruitless // self.patience) % max((free // 2).bit_length(), 1), 1)
+        return max(free // 2 >> (fruitless // self.patience) % max((free // 2).bit_length() - 1, 1), 2)
 
     def _solve(
         self,
@@ -93,7 +94,8 @@ class Integer:
         generator: np.random.Generator,
     ) -> list[np.ndarray]:
         """(1, d) for one draw, or nothing; designs that were simulated already are cut off, a few times."""
-        free = np.flatnonzero(~fixed & (np.abs(model.value + effects) <= self.hopeless).all(1))
+        bound = np.maximum(self.hopeless, np.abs(model.value))
+        free = np.flatnonzero(~fixed & (np.abs(model.value + effects) <= bound).all(1))
         if not len(free):
             return []
         binding = np.abs(effects[free]).sum(0) + np.abs(model.value) + caution * len(free) > 1
@@ -119,10 +121,20 @@ class Integer:
 
 
 def _base(archive: Archive, around: int, reach: int, generator: np.random.Generator) -> int:
-    """A feasible design: the best, or one of the next best from which it is in reach; without any, the least bad."""
-    rows = np.flatnonzero(archive.feasible)
+    """The best design, or one of the next: as small and as little out of tolerance, known in full, and in reach.
+
+    What contains another one of them is left out, for it is that one and something useless.
+    """
+    known = ~np.isnan(archive.errors).any(1) & np.isfinite(archive.worst)
+    rows = np.flatnonzero(known & (archive.worst <= _NEAR))
     if not len(rows):
-        return int(archive.worst.argmin())
-    order = sorted(rows, key=lambda i: (archive.objectives[i], archive.worst[i]))
-    order = [i for i in order[:around] if archive.objectives[i] < archive.objectives[order[0]] + reach]
-    return int(order[0] if generator.random() < 0.5 else order[generator.integers(len(order))])
+        return int(np.where(known, archive.worst, np.inf).argmin())
+    merit = archive.objectives + _REPAIRS * np.maximum(archive.worst - 1, 0)
+    least = archive.objectives[archive.best] if archive.best is not None else merit[rows].min()
+    kept: list[int] = [] if archive.best is None else [archive.best]
+    for i in sorted(rows, key=lambda i: (merit[i], archive.worst[i])):
+        if len(kept) == around or archive.objectives[i] >= least + reach:
+            break
+        if not any((archive.designs[i] >= archive.designs[j]).all() for j in kept):
+            kept.append(i)
+    return int(kept[0] if generator.random() < 0.5 else kept[generator.integers(len(kept))])

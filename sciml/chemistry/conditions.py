@@ -93,10 +93,21 @@ class Conditions:
         scales: Sequence[tuple[Callable[..., Any], Callable[..., Any]]]
         scales = [(_inverse, _inverse), (np.log, np.exp), (np.log, np.exp)]
         for column, (to, back) in enumerate(scales):
-            values: np.ndarray = np.sort(to(np.unique([p[column] for p in self.points])))
-            axes.append(back(np.sort(chosen(values))))
+            values = np.unique([p[column] for p in self.points])
+            axes.append(back(np.sort(chosen(np.sort(to(values))))) if len(values) > 1 else values)
         grid = tuple((float(T), float(p), float(f)) for T, p, f in product(*axes))
         return replace(self, points=grid)
+
+    def within(self, mechanism: Mechanism) -> Conditions:
+        """Those of the points that the mechanism's thermodynamic data cover."""
+
+        def covered(point: tuple[float, float, float]) -> bool:
+            try:
+                return len(replace(self, points=(point,)).states(mechanism)) == 1
+            except ValueError:
+                return False
+
+        return replace(self, points=tuple(filter(covered, self.points)))
 
     def at(self, temperature: float, phis: tuple[float, float] = (0.0, np.inf)) -> Conditions:
         """The pressures, and the equivalence ratios that lie in a range, at one temperature (K)."""
@@ -114,9 +125,9 @@ class Conditions:
 
 
 def _ends(values: np.ndarray, widen: float) -> list[float]:
-    """The ends of an axis, moved outwards by a share of its length; one value stays what it is."""
+    """The ends of an axis, moved outwards by a share of its length."""
     beyond = widen * float(np.ptp(values))
-    return [values[0] - beyond, values[-1] + beyond] if beyond else [values[0]]
+    return [values[0] - beyond, values[-1] + beyond]
 
 
 def _inverse(values: Any) -> np.ndarray:

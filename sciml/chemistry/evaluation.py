@@ -72,7 +72,7 @@ class Evaluation:
         mechanism: Mechanism,
         conditions: Conditions,
         metrics: Sequence[Metric] = (Burnt(), IgnitionDelay()),
-        reject: float = 2.0,
+        reject: float = 3.0,
         species: np.ndarray | None = None,
     ) -> None:
         if reject < 1:

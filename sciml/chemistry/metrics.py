@@ -183,7 +183,7 @@ class Corners:
 
     def started(self, mechanism: Mechanism, conditions: Conditions) -> Corners:
         """This metric for parts of a mechanism."""
-        corners = conditions.corners(self.widen)
+        corners = conditions.corners(self.widen).within(mechanism)
         ignites = np.isfinite(self.metric.measure(mechanism, corners, None))
         new = [p for p, there in zip(corners.points, ignites, strict=True) if there and p not in conditions.points]
         return replace(self, points=tuple(new))
