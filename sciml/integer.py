@@ -132,7 +132,7 @@ def _base(archive: Archive, around: int, reach: int, generator: np.random.Genera
     merit = archive.objectives + _REPAIRS * np.maximum(archive.worst - 1, 0)
     least = archive.objectives[archive.best] if archive.best is not None else merit[rows].min()
     kept: list[int] = [] if archive.best is None else [archive.best]
-    for i in sorted(rows, key=lambda i: (merit[i], archive.worst[i])):
+    for i in sorted(map(int, rows), key=lambda i: (merit[i], archive.worst[i])):
         if len(kept) == around or archive.objectives[i] >= least + reach:
             break
         if not any((archive.designs[i] >= archive.designs[j]).all() for j in kept):
