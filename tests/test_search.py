@@ -204,12 +204,12 @@ def test_integer_programmes_reach_less_far_the_longer_nothing_better_is_found():
     simulate_all(additive, np.array([*(d for d in start() if (d != best).any()), best]), archive)
     generator, others = np.random.default_rng(2), np.random.default_rng(3)
     furthest = []
-    for _ in range(3):  # of the 12 switches half may be flipped at first, then a quarter, then half again
+    for _ in range(2):  # of the 12 switches half may be flipped at first, then a quarter
         proposed = Integer(around=1)(archive, Switches(np.zeros(D, bool)), 6, generator)
         furthest.append(np.abs(proposed - best).sum(1).max())
         while len(archive) < archive.best + 1 + 8 * len(furthest):
             archive.add((others.random(D) < 0.5).astype(float), 6.0, np.full(K, 9.0))
-    assert furthest[0] <= 6 and furthest[1] <= 3 and 3 < furthest[2] <= 6
+    assert furthest[1] <= 3 < furthest[0] <= 6
 
 
 def test_integer_programmes_refuse_points_of_a_box():
