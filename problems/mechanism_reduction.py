@@ -134,7 +134,7 @@ VARIANTS = {
     "gri30_delay": Config(burnt=0.0, compare=("greedy",)),
     "gri30_proposers": Config(burnt_hot=False, budget=150, reactions=0, compare=(*PROPOSERS, "inverse"), graphs=()),
     "dodecane": DODECANE,
-    "dodecane_proposers": replace(DODECANE, budget=200, compare=PROPOSERS, graphs=()),
+    "dodecane_proposers": replace(DODECANE, budget=160, compare=PROPOSERS, graphs=()),
     "gri30_flame": Config(
         phis=(0.5, 0.7, 1.0, 1.3, 2.0),
         burnt_hot=False,
@@ -146,7 +146,7 @@ VARIANTS = {
         reactions=0,
     ),
     "heptane": HEPTANE,
-    "heptane_proposers": replace(HEPTANE, budget=200, compare=PROPOSERS, graphs=()),
+    "heptane_proposers": replace(HEPTANE, budget=160, compare=PROPOSERS, graphs=()),
     "heptane_10": replace(HEPTANE, tolerance=0.1),
     "heptane_1atm": replace(HEPTANE, tolerance=0.1, pressures=(1.0,), phis=(0.6, 0.9, 1.2), budget=2000),
 }
