@@ -150,6 +150,18 @@ VARIANTS = {
     "reaction": Config(case="reaction", kernel="newton"),
     "reaction_plain": Config(case="reaction", members=200, labels=(200,), cells=256, points=30, soap=True, lr=1e-2),
     "ablation_burgers": Config(modes=MODES, labels=(4, 16), members=40, steps=1000),
+    "ablation_semigroup": Config(
+        kernel="semigroup",
+        modes=MODES,
+        labels=(16,),
+        members=40,
+        steps=800,
+        rounds=2,
+        points=512,
+        soap=True,
+        lr=1e-2,
+        width=64,
+    ),
     "ablation_transport": Config(
         case="transport", modes=MODES, eps=0.3, labels=(8, 16), members=40, steps=2000, points=8, lr=1e-2
     ),
