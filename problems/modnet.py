@@ -153,17 +153,17 @@ VARIANTS = {
     "ablation_semigroup": Config(
         kernel="semigroup",
         modes=MODES,
-        labels=(16,),
+        labels=(2, 4),
+        cells=128,
         members=40,
-        steps=800,
-        rounds=2,
+        steps=1000,
         points=512,
         soap=True,
         lr=1e-2,
         width=64,
     ),
     "ablation_transport": Config(
-        case="transport", modes=MODES, eps=0.3, labels=(8, 16), members=40, steps=2000, points=8, lr=1e-2
+        case="transport", modes=MODES, eps=0.3, labels=(4, 8), members=40, steps=1000, soap=True, points=8, lr=1e-2
     ),
 }
 
