@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sciml.domain import Ball, Box, Ellipsoid, Polygon
     from sciml.problem import PDE, Elliptic, Evolution, Piecewise
     from sciml.solution import Solution, compare, load
+    from sciml.solvers.bases import Neurons, Sines
     from sciml.solvers.differences import FiniteDifference, Jacobi
     from sciml.solvers.elements import FiniteElement
     from sciml.solvers.features import FeatureSolver
@@ -46,12 +47,14 @@ __all__ = [
     "Jet",
     "MscaleSolver",
     "Neumann",
+    "Neurons",
     "Operator",
     "Periodic",
     "Piecewise",
     "Polygon",
     "Relation",
     "Robin",
+    "Sines",
     "Solution",
     "compare",
     "jet",
@@ -65,6 +68,7 @@ _ROOMS = {
     "domain": ("Ball", "Box", "Ellipsoid", "Polygon"),
     "problem": ("PDE", "Elliptic", "Evolution", "Piecewise"),
     "solution": ("Solution", "compare", "load"),
+    "solvers.bases": ("Neurons", "Sines"),
     "solvers.differences": ("FiniteDifference", "Jacobi"),
     "solvers.elements": ("FiniteElement",),
     "solvers.features": ("FeatureSolver",),

@@ -20,8 +20,9 @@ from torch import Tensor
 from sciml.conditions import Dirichlet, Initial
 from sciml.domain import Box, Domain
 from sciml.problem import PDE, Elliptic
+from sciml.solvers.bases import Basis
 from sciml.solvers.collocation import Collocation
-from sciml.solvers.families import Bubbles, Family, Polynomials, Waves, degrees_up_to, lattice
+from sciml.solvers.families import Bubbles, Family, Polynomials, Ridges, Waves, degrees_up_to, lattice
 from sciml.solvers.singular import Powers, corner_features, hole_features, regular_features
 from sciml.solvers.space import Graded, Peaked
 from sciml.theory.spectra import bandwidth, peaks
@@ -109,6 +110,7 @@ class Lattice:
         level: highest power of the singular functions; 0 for none.
         before: residual of the attempt with fewer singular functions, if there was one.
         singular: whether singular functions may come; their derivatives are known up to order two.
+        basis: other features in place of the waves.
     """
 
     domain: Domain
@@ -116,6 +118,7 @@ class Lattice:
     harmonic: bool
     level: int = 0
     singular: bool = True
+    basis: Basis | None = None
     independent = False
     before: float = math.inf
 
@@ -124,11 +127,13 @@ class Lattice:
         """See `Ansatz`."""
         d = self.domain.dim
         lower, upper = self.domain.bounds
-        found: list[Family] = [Polynomials(degrees_up_to(6, d), lower, upper)]
+        found: list[Family] = [] if self.basis else [Polynomials(degrees_up_to(6, d), lower, upper)]
         if self.level:
             found.append(regular_features(self.domain, 2 * self.level))
             found += corner_features(self.domain, min(self.level, 12), self.harmonic)
             found += hole_features(self.domain, self.level, self.harmonic)
+        if self.basis is not None:
+            return found + self.basis(self.kappa, lower, upper)
         # the larger box is at least twice the domain: closer to one, coefficients would grow without bound
         period = (upper - lower) * (2.1 + 10 / self.kappa)
         found.append(lattice(self.bandwidth, period, lower, upper))
@@ -159,6 +164,10 @@ class Lattice:
             if isinstance(family, Waves):
                 k = (family.wavenumbers / self.bandwidth).abs().amax(1)
                 tier = (k > low).long() if self.level else (k > low).long() + (k > high).long()
+            elif isinstance(family, Ridges):
+                k = torch.linalg.vector_norm(family.directions / self.bandwidth, dim=1)
+                k = k / k.max()
+                tier = (k > low).long() if self.level else (k > low).long() + (k > high).long()
             elif isinstance(family, Powers):
                 power = family.exponents.abs().sum(1)
                 tier = 2 * (power > low * power.max()).long()
@@ -173,7 +182,7 @@ class Lattice:
     @property
     def order(self) -> Tensor | None:
         """See `Ansatz`."""
-        return self._tiers.argsort(stable=True) if self.level else None
+        return self._tiers.argsort(stable=True) if self.level or self.basis else None
 
     @property
     def points(self) -> dict[str, int]:
@@ -279,7 +288,14 @@ class TotalDegree:
         return twice if excess > 100 or twice.size < 3 * self.size else replace(self, degree=self.degree + 1)
 
 
-def start(collocation: Collocation, tolerance: float, given: Any, limit: int, generator: torch.Generator) -> Ansatz:
+def start(
+    collocation: Collocation,
+    tolerance: float,
+    given: Any,
+    limit: int,
+    generator: torch.Generator,
+    basis: Basis | None = None,
+) -> Ansatz:
     """The first choice for a problem.
 
     Args:
@@ -288,8 +304,11 @@ def start(collocation: Collocation, tolerance: float, given: Any, limit: int, ge
         given: a bandwidth, or None for that of the data.
         limit: of unknowns; the choice may exceed it, see `fitted`, but is the smaller one of several.
         generator: of the lines along which spectra are taken.
+        basis: features of the caller's choice.
     """
     problem, domain = collocation.problem, collocation.problem.domain
+    if basis is not None:
+        return _of_basis(collocation, basis, given, generator)
     if domain.dim > 3:
         return TotalDegree(domain, 2, _vanishes(problem))
     lower, upper = domain.bounds
@@ -301,6 +320,19 @@ def start(collocation: Collocation, tolerance: float, given: Any, limit: int, ge
     else:
         kappa = wavenumbers(collocation, generator) * (upper - lower) / 2 + _MARGIN
     return Lattice(domain, kappa, harmonic and collocation.linear, singular=problem.order <= 2)
+
+
+def _of_basis(collocation: Collocation, basis: Basis, given: Any, generator: torch.Generator) -> Lattice:
+    domain = collocation.problem.domain
+    if domain.dim > 3:
+        raise ValueError(f"basis is given, but the problem has {domain.dim} dimensions and bases are for three at most")
+    lower, upper = domain.bounds
+    half = (upper - lower) / 2
+    if given is None:
+        kappa = wavenumbers(collocation, generator) * half + _MARGIN
+    else:
+        kappa = torch.as_tensor(given, dtype=torch.float64).expand(len(half)) * half
+    return Lattice(domain, kappa, False, singular=collocation.problem.order <= 2, basis=basis)
 
 
 def fitted(ansatz: Ansatz, limit: int) -> Ansatz | None:

@@ -11,20 +11,17 @@ operator on phi, by Leibniz' rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from sciml.solvers.families import Indices, Operator, legendre
-from sciml.solvers.featurefield import FeatureField
+from sciml.solvers.families import Indices, Operator
 
-__all__ = ["Cover", "PatchField", "Pairs", "SlabField", "features", "windowed"]
+__all__ = ["Cover", "Pairs", "windowed"]
 
 _SHARE = 0.2  # of the smaller of two neighbours that a window reaches into the other
 _SLIVER = 0.15  # of a cell that its window reaches across a wall
@@ -206,134 +203,3 @@ def _normalised(bump: dict[Indices, Tensor], point: Tensor, n: int, d: int, orde
     for i in range(d if order > 0 else 0):
         w[i,] = torch.where(lone, torch.zeros_like(t), w[i,])
     return w
-
-
-def features(
-    cover: Cover, degrees: Tensor, pairs: Pairs, x: Tensor, indices: Iterable[Indices]
-) -> dict[Indices, Tensor]:
-    """Derivatives of w phi for pairs of points and cells: index -> ``(pairs, features)``.
-
-    The phi are products of Legendre polynomials in the box of each window, one row of `degrees` each.
-    """
-    lower, upper = cover.boxes
-    scale = 2 / (upper - lower)[pairs.cell]
-    y = (x[pairs.point] - lower[pairs.cell]) * scale - 1
-    indices = list(indices)
-    order = max(map(len, indices))
-    tables = [legendre(y[:, i], int(degrees[:, i].max()), order) for i in range(x.shape[1])]
-    plain: dict[Indices, Tensor] = {}
-
-    def derivative(index: Indices) -> Tensor:
-        if index not in plain:
-            parts = [tables[i][index.count(i)][:, degrees[:, i]] for i in range(x.shape[1])]
-            value = parts[0]
-            for part in parts[1:]:
-                value = value * part
-            plain[index] = value * scale[:, list(index)].prod(1, keepdim=True) if index else value
-        return plain[index]
-
-    found = {}
-    for index in indices:
-        inner = windowed({index: 1.0}, pairs.window)
-        found[index] = sum(torch.as_tensor(w)[:, None] * derivative(i) for i, w in inner.items())
-    return found  # type: ignore[return-value]
-
-
-class PatchField(FeatureField):
-    """A combination of polynomials in each cell of a cover, under windows.
-
-    Args:
-        cover: the cells.
-        degrees: ``(m, d)`` of the products of Legendre polynomials in the box of each window.
-        coefficients: ``(cells * m, components)``.
-    """
-
-    kind: ClassVar[str] = "patches"
-
-    def __init__(self, cover: Cover, degrees: Tensor, coefficients: Tensor) -> None:
-        self.cover, self.degrees, self.coefficients = cover, degrees, coefficients
-        self.size = cover.size * len(degrees)
-
-    @property
-    def local(self) -> Tensor:
-        """Coefficients ``(cells, m, components)``."""
-        return self.coefficients.reshape(self.cover.size, len(self.degrees), -1)
-
-    def derivative(self, x: Tensor, operator: Operator) -> Tensor:
-        """The operator applied to the field at points ``(n, d)``: ``(n, components)``."""
-        rows = max(1, _CHUNK // (16 * len(self.degrees)))
-        found = []
-        for start in range(0, max(1, len(x)), rows):
-            part = x[start : start + rows]
-            pairs = self.cover.pairs(part, max(map(len, operator), default=0))
-            values = features(self.cover, self.degrees, pairs, part, operator)
-            total = torch.zeros(len(pairs.point), len(self.degrees), dtype=x.dtype)
-            for index, weight in operator.items():
-                w = torch.as_tensor(weight, dtype=x.dtype)
-                total += (w[start : start + rows][pairs.point, None] if w.ndim else w) * values[index]
-            terms = torch.einsum("km,kmc->kc", total, self.local[pairs.cell])
-            found.append(torch.zeros(len(part), terms.shape[1], dtype=x.dtype).index_add_(0, pairs.point, terms))
-        return torch.cat(found)
-
-    def describe(self) -> dict[str, Any]:
-        """Nothing but arrays."""
-        return {}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Cells, degrees and coefficients."""
-        arrays = {"lower": self.cover.lower, "upper": self.cover.upper}
-        return {k: v.numpy() for k, v in {**arrays, "degrees": self.degrees, "coefficients": self.coefficients}.items()}
-
-    @classmethod
-    def restore(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], problem: Any = None) -> Any:
-        """From `describe` and `arrays`."""
-        lower, upper, degrees, coefficients = (
-            torch.as_tensor(arrays[k]) for k in ("lower", "upper", "degrees", "coefficients")
-        )
-        return cls(Cover(lower, upper), degrees, coefficients)
-
-
-class SlabField(FeatureField):
-    """One `PatchField` after another along the first axis.
-
-    Args:
-        starts: where each begins, ascending.
-        parts: the fields.
-    """
-
-    kind: ClassVar[str] = "slabs"
-
-    def __init__(self, starts: Sequence[float], parts: Sequence[PatchField]) -> None:
-        self.starts, self.parts = torch.tensor(starts, dtype=torch.float64), tuple(parts)
-        self.size = sum(p.size for p in parts)
-
-    def derivative(self, x: Tensor, operator: Operator) -> Tensor:
-        """The operator applied to the field at points ``(n, d)``: ``(n, components)``."""
-        part = torch.searchsorted(self.starts, x[:, 0].contiguous().detach(), right=True).clamp_min(1) - 1
-        found = torch.zeros(len(x), self.parts[0].coefficients.shape[1], dtype=x.dtype)
-        for k in part.unique().tolist():
-            mine = (part == k).nonzero()[:, 0]
-            own = {i: w[mine] if isinstance(w, Tensor) and w.ndim else w for i, w in operator.items()}
-            found = found.index_copy(0, mine, self.parts[k].derivative(x[mine], own))
-        return found
-
-    def describe(self) -> dict[str, Any]:
-        """How many parts."""
-        return {"parts": len(self.parts)}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Starts and all parts."""
-        found = {"starts": self.starts.numpy()}
-        for k, part in enumerate(self.parts):
-            found |= {f"part{k}/{name}": values for name, values in part.arrays().items()}
-        return found
-
-    @classmethod
-    def restore(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], problem: Any = None) -> Any:
-        """From `describe` and `arrays`."""
-        parts = []
-        for k in range(description["parts"]):
-            prefix = f"part{k}/"
-            own = {name.removeprefix(prefix): v for name, v in arrays.items() if name.startswith(prefix)}
-            parts.append(PatchField.restore({}, own))
-        return cls(arrays["starts"].tolist(), parts)

@@ -251,7 +251,7 @@ def solve_sparse(
     else:
         u, method = _iterate(matrix, right, tolerance)
     size = residual(u)
-    outcome = "converged" if size <= max(10 * tolerance, 1e-8) else "not converged"
+    outcome = "solved" if size <= max(10 * tolerance, 1e-8) else "not solved"
     return u, f"{outcome}: {method}, {m} unknowns, relative residual {size:.1e}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from sciml.solvers.modulated import Modulated
 from sciml.solvers.singular import Powers
 from sciml.solvers.solid import SolidHarmonics
 
-__all__ = ["FeatureField"]
+__all__ = ["FeatureField", "nested", "restored", "under"]
 
 _KINDS: dict[str, Any] = {
     f.kind: f for f in (Waves, Polynomials, Bubbles, Modulated, Ridges, Powers, TensorPolynomial, SolidHarmonics)
@@ -104,17 +104,24 @@ class FeatureField:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Coefficients and all families."""
-        found = {"coefficients": self.coefficients.numpy()}
-        for k, family in enumerate(self.families):
-            found |= {f"family{k}/{name}": values for name, values in family.arrays().items()}
-        return found
+        return {"coefficients": self.coefficients.numpy(), **nested("family", self.families)}
 
     @classmethod
     def restore(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], problem: Any = None) -> Any:
         """From `describe` and `arrays`."""
-        families = []
-        for k, kind in enumerate(description["families"]):
-            prefix = f"family{k}/"
-            own = {name.removeprefix(prefix): v for name, v in arrays.items() if name.startswith(prefix)}
-            families.append(_KINDS[kind].restore(own))
-        return cls(families, torch.as_tensor(arrays["coefficients"]))
+        return cls(restored(description["families"], arrays), torch.as_tensor(arrays["coefficients"]))
+
+
+def nested(name: str, parts: Iterable[Any]) -> dict[str, np.ndarray]:
+    """The arrays of several parts, under NAMEk/."""
+    return {f"{name}{k}/{key}": values for k, part in enumerate(parts) for key, values in part.arrays().items()}
+
+
+def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+
+
+def restored(kinds: Sequence[str], arrays: Mapping[str, np.ndarray], name: str = "family") -> list[Family]:
+    """Families again, from their kinds and `nested` arrays."""
+    return [_KINDS[kind].restore(under(f"{name}{k}/", arrays)) for k, kind in enumerate(kinds)]

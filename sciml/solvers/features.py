@@ -14,8 +14,9 @@ of two of these nested solutions times the ratio of their residuals.
 Where that takes more features than are allowed, or a nonlinear equation has a time to march along, the features are
 local ones on a partition of unity, whose cells halve where they must (`local`).
 
-Two kinds of problems take another road: a p-Laplacian on an interval, whose energy degenerates where u' = 0 and whose
-flux does not (`flux`), and Poisson's equation in three dimensions on boxes and balls minus balls (`particular`).
+Three kinds of problems take another road: a p-Laplacian on an interval, whose energy degenerates where u' = 0 and whose
+flux does not (`flux`), Poisson's equation in three dimensions on boxes and balls minus balls (`particular`), and with a
+reaction on boxes and balls (`reacting`).
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from torch import Tensor
 from sciml.domain import Box
 from sciml.problem import PDE, Elliptic, Evolution
 from sciml.solution import Solution, check_tolerance
-from sciml.solvers import flux, particular
+from sciml.solvers import flux, particular, reacting
 from sciml.solvers.ansatz import Ansatz, fitted, start
+from sciml.solvers.bases import Basis
 from sciml.solvers.collocation import Block, Collocation
 from sciml.solvers.families import VALUE
 from sciml.solvers.featurefield import FeatureField
@@ -45,6 +47,8 @@ from sciml.training import Deadline
 __all__ = ["FeatureSolver"]
 
 _LOCAL = 20  # times as many local features as global ones are allowed: their matrix is sparse
+_HELD = 1500  # fresh points at most
+_BYTES = {1: 25_000, 2: 25_000, 3: 80_000}  # of a sparse factor per local feature, by dimension
 _WORK = 3.5  # floating-point operations of a QR of twice as many rows as columns, over the cube of the latter
 _SPEED = 5e9  # operations a second, at least: a first attempt of which the whole time allows
 
@@ -60,6 +64,10 @@ class FeatureSolver:
         bandwidth: wavenumber to start from, one for all axes or one per axis; None takes it from the data.
         memory: largest size of the matrix in bytes.
         seconds: after which no enlargement and no step of Newton's method is begun.
+        basis: the features: `Sines()`, `Neurons(tanh)`, `Neurons(phi)` or any other `Basis`; None takes waves with a
+            few polynomials for the whole domain, and polynomials for cells.
+        local: whether every cell of a partition of unity has features of its own; None takes global ones where they
+            are few enough and reach the tolerance.
     """
 
     tolerance: float = 1e-8
@@ -67,6 +75,8 @@ class FeatureSolver:
     bandwidth: float | Sequence[float] | None = None
     memory: float = 4e9
     seconds: float = math.inf
+    basis: Basis | None = None
+    local: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -77,6 +87,10 @@ class FeatureSolver:
             raise ValueError(f"memory is {self.memory!r}, but must be a positive number of bytes")
         if not self.seconds > 0:
             raise ValueError(f"seconds is {self.seconds!r}, but must be positive")
+        if self.basis is not None and not callable(self.basis):
+            raise TypeError(f"basis is {self.basis!r}, but must be a Basis such as Sines() or Neurons(tanh), or None")
+        if self.local not in (None, True, False):
+            raise TypeError(f"local is {self.local!r}, but must be True, False or None")
 
     def solve(
         self,
@@ -94,19 +108,18 @@ class FeatureSolver:
             checkpoint: ignored.
         """
         begun = time.perf_counter()
-        if flux.applies(problem):
-            return _through_flux(problem, self.tolerance, begun)
-        if particular.applies(problem):
-            limit = min(self.features, int(math.sqrt(self.memory / 40)))
-            halves = particular.split(problem, self.tolerance, limit)  # type: ignore[arg-type]
-            if halves is not None and halves.estimate <= self.tolerance:
-                return _as_split(problem, halves, begun)
-        stated = problem.pde() if isinstance(problem, Evolution) else problem
         clock = Deadline(begun + self.seconds)
+        best = self._otherwise(problem, clock, begun) if self.basis is None and self.local is None else None
+        if best is not None and (_estimate_of(best) <= self.tolerance or flux.applies(problem)):
+            return best
+        stated = problem.pde() if isinstance(problem, Evolution) else problem
         collocation = Collocation(stated)
+        if self.local:
+            return self._only_locally(problem, collocation, clock, begun)
         search = _Search(self, collocation, torch.Generator().manual_seed(seed), clock)
-        roads = [search.solution, lambda: _locally(self, problem, collocation, clock)]
-        best: Solution | None = None
+        roads: list[Callable[[], Solution | None]] = [search.solution]
+        if self.local is None:
+            roads.append(lambda: _locally(self, problem, collocation, clock))
         for road in reversed(roads) if search.hopeless else roads:
             if best is not None and (_estimate_of(best) <= self.tolerance or search.undetermined or clock.over):
                 break
@@ -115,6 +128,48 @@ class FeatureSolver:
                 best = found
         assert best is not None
         return replace(best, problem=problem, seconds=time.perf_counter() - begun)
+
+    def _otherwise(self, problem: Any, clock: Deadline, begun: float) -> Solution | None:
+        """Roads that some problems may take before features are fitted at points."""
+        if flux.applies(problem):
+            found = flux.integrate(problem, self.tolerance)
+            cost = {"unknowns": found.unknowns, "panels": found.panels}
+            return self._told(problem, found, f"by integrating the flux on {found.panels} panels", cost, begun)
+        if particular.applies(problem):
+            limit = min(self.features, int(math.sqrt(self.memory / 40)))
+            split = particular.split(problem, self.tolerance, limit)
+            how = "by a particular solution on a box and harmonic functions"
+            return None if split is None else self._told(problem, split, how, {"unknowns": split.unknowns}, begun)
+        if reacting.applies(problem):
+            moved = reacting.react(problem, self.tolerance, self.memory, clock)
+            how = "by solutions of Poisson's equation on a box, with the reaction moved to the right"
+            return None if moved is None else self._told(problem, moved, how, {"unknowns": moved.unknowns}, begun)
+        return None
+
+    def _told(self, problem: Any, found: Any, how: str, cost: dict[str, Any], begun: float) -> Solution:
+        met = "converged:" if found.estimate <= self.tolerance else "stopped at an"
+        return Solution(
+            found.field,
+            problem=problem,
+            seconds=time.perf_counter() - begun,
+            status=f"{met} estimated relative error {found.estimate:.1e} {how}",
+            error_estimate=found.estimate,
+            cost=cost,
+        )
+
+    def _only_locally(self, problem: Any, collocation: Collocation, clock: Deadline, begun: float) -> Solution:
+        if collocation.problem.dim > 3:
+            raise ValueError(
+                f"local is True, but the problem has {collocation.problem.dim} dimensions and cells at most 3"
+            )
+        if collocation.problem.order > 2:
+            raise ValueError(
+                f"local is True, but the equation has order {collocation.problem.order} and cells take two"
+            )
+        found = _locally(self, problem, collocation, clock)
+        if found is None:
+            raise ValueError(f"features={self.features} and memory={self.memory:g} allow no first choice of cells")
+        return replace(found, seconds=time.perf_counter() - begun)
 
 
 def _estimate_of(solution: Solution) -> float:
@@ -128,8 +183,8 @@ def _locally(
     if collocation.problem.dim > 3 or collocation.problem.order > 2:  # windows are differentiated twice
         return None
     space = problem.space if isinstance(problem, Evolution) and not isinstance(problem.space, Box) else None
-    limit = min(_LOCAL * solver.features, int(solver.memory / 25_000))
-    found = solve_locally(collocation, solver.tolerance, limit, clock, space)
+    limit = min(_LOCAL * solver.features, int(solver.memory / _BYTES[collocation.problem.dim]))
+    found = solve_locally(collocation, solver.tolerance, limit, clock, space, solver.basis)
     if found is None:
         return None
     e, unknowns = found.estimate, found.field.size * collocation.components
@@ -140,33 +195,6 @@ def _locally(
         status = f"stopped at an estimated relative error of {e:.1e} with {kind}: {found.note}"
     cost = {"unknowns": unknowns, "cells": found.cells, "attempts": found.attempts}
     return Solution(found.field, problem=problem, status=status, error_estimate=e, cost=cost)
-
-
-def _through_flux(problem: Any, tolerance: float, begun: float) -> Solution:
-    """A p-Laplacian on an interval, where the features are polynomials on panels and the unknown is the flux."""
-    found = flux.integrate(problem, tolerance)
-    met = "converged: estimated" if found.estimate <= tolerance else "stopped at an estimated"
-    return Solution(
-        found.field,
-        problem=problem,
-        seconds=time.perf_counter() - begun,
-        status=f"{met} relative error {found.estimate:.1e} by integrating the flux on {found.panels} panels",
-        error_estimate=found.estimate,
-        cost={"unknowns": found.unknowns, "panels": found.panels},
-    )
-
-
-def _as_split(problem: Any, found: particular.Split, begun: float) -> Solution:
-    """Poisson's equation, as a particular solution and harmonic functions."""
-    how = "by a particular solution on a box and harmonic functions"
-    return Solution(
-        found.field,
-        problem=problem,
-        seconds=time.perf_counter() - begun,
-        status=f"converged: estimated relative error {found.estimate:.1e} {how}",
-        error_estimate=found.estimate,
-        cost={"unknowns": found.unknowns},
-    )
 
 
 @dataclass(frozen=True)
@@ -200,12 +228,12 @@ class _Search:
         self.attempts = 0
         #: whether something may be added to the solution, whatever the features
         self.undetermined = False
-        self.first = start(collocation, solver.tolerance, solver.bandwidth, self.limit, generator)
+        self.first = start(collocation, solver.tolerance, solver.bandwidth, self.limit, generator, solver.basis)
 
     @property
     def hopeless(self) -> bool:
         """Whether local features are the better choice: far fewer numbers, or a time to march along."""
-        if self.solver.bandwidth is not None:
+        if self.solver.bandwidth is not None or self.solver.local is False:
             return False
         marches = self.collocation.marches and not self.collocation.linear
         return self.first.size * self.collocation.components > self.limit or marches
@@ -272,7 +300,9 @@ class _Search:
         points: dict[str, Any] = dict(ansatz.points)
         blocks = self.collocation.blocks(generator=self.generator, **points)
         fresh = torch.Generator().manual_seed(1_000_003 + self.attempts)
-        fewer: dict[str, Any] = {k: min(v, 1500) for k, v in ansatz.points.items()}
+        fewer: dict[str, Any] = {k: min(v, _HELD) for k, v in ansatz.points.items()}
+        if self.collocation.problem.dim == 1:
+            fewer["interior"] = max(_HELD, 4 * ansatz.size)  # cheap on a line, and a layer must not hide between them
         held = self.collocation.blocks(generator=fresh, sobol=False, **fewer)
         if self.collocation.linear:
             factor = system.factor([(b, self.collocation.linearise(b)) for b in blocks])

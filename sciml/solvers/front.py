@@ -101,7 +101,7 @@ def solve(
             continue
         note = "gave nothing"
         try:
-            for found in _within(method.attempts(), clock.at):
+            for found in method.attempts():
                 note = _reached(found)
                 if best is None or _estimate(found) < _estimate(best):
                     best, chosen = found, f"{method.name} ({method.why})"
@@ -145,17 +145,6 @@ def _finish(solution: Solution, outcome: str, chosen: str, notes: Sequence[str],
     return replace(solution, status=status, seconds=time.perf_counter() - begun)
 
 
-def _within(attempts: Iterator[Solution], deadline: float) -> Iterator[Solution]:
-    """Attempts, as long as the next, eight times as long as the last, would end before the deadline."""
-    last = time.perf_counter()
-    for solution in attempts:
-        yield solution
-        now = time.perf_counter()
-        if now + 8 * (now - last) > deadline:
-            return
-        last = now
-
-
 def _linear(problem: Elliptic | PDE | Evolution) -> bool:
     stated = problem.pde() if isinstance(problem, Evolution) else problem
     return Collocation(stated).linear
@@ -189,14 +178,16 @@ def _methods(
             _Method(
                 "finite elements of degree 4",
                 "they converge for every elliptic problem that can be meshed",
-                lambda: _refined([FiniteElement(n, degree=4) for n in sizes], problem),
+                lambda: _refined([FiniteElement(n, degree=4) for n in sizes], problem, clock),
             )
         )
     if isinstance(problem, Evolution) and problem.space.dim == 1:
         grids = [FiniteDifference(n, rtol=max(1e-3 * tolerance, 1e-12)) for n in (128, 256, 512, 1024, 2048)]
         found.append(
             _Method(
-                "finite differences", "a method of lines in one dimension is cheap", lambda: _refined(grids, problem)
+                "finite differences",
+                "a method of lines in one dimension is cheap",
+                lambda: _refined(grids, problem, clock),
             )
         )
     why = "scalars are unknown" if inverse else "nothing else met the tolerance"
@@ -205,15 +196,20 @@ def _methods(
     return found
 
 
-def _refined(solvers: Sequence[Any], problem: Any) -> Iterator[Solution]:
+def _refined(solvers: Sequence[Any], problem: Any, clock: Deadline) -> Iterator[Solution]:
     """Solutions on finer and finer grids, each with an estimate from its distance from the one before.
 
-    The distance is the error of the coarser one; the rate of two distances tells how much smaller that of the finer is.
+    None is begun that would not end in time, were it to take eight times as long as the last. The distance is the error
+    of the coarser one; the rate of two distances tells how much smaller that of the finer is.
     """
     before: Solution | None = None
-    gap = math.inf
+    gap, seconds = math.inf, 0.0
     for solver in solvers:
+        begun = time.perf_counter()
+        if begun + 8 * seconds > clock.at:
+            return
         found = solver.solve(problem)
+        seconds = time.perf_counter() - begun
         if before is not None:
             last, gap = gap, compare(before, found, problem.domain, _CHECKED)["rel_l2"]
             rate = gap / last if last < math.inf else 0.5

@@ -179,6 +179,6 @@ def march(problem: Evolution, n: int, rtol: float, times: int) -> tuple[GridFiel
     cost = {"unknowns": len(line.x), "evaluations": int(run.nfev), "factorisations": int(run.nlu)}
     work = f"method of lines, {len(line.x)} unknowns, {run.nfev} evaluations of the rate, relative tolerance {rtol:.0e}"
     if run.success:
-        return field, cost, f"converged: {work}"
+        return field, cost, f"integrated: {work}"
     reached = t[max(0, run.y.shape[1] - 1)]
     return field, cost, f"diverged: the time integration failed after t = {reached:g} ({run.message}); {work}"

@@ -21,17 +21,20 @@ from sciml.domain import Domain
 from sciml.problem import PDE
 from sciml.solution import compare
 from sciml.solvers.ansatz import wavenumbers
+from sciml.solvers.bases import Basis
 from sciml.solvers.collocation import Block, Collocation
-from sciml.solvers.cover import Cover, PatchField, SlabField
-from sciml.solvers.families import degrees_up_to
+from sciml.solvers.cover import Cover
+from sciml.solvers.families import Family, degrees_up_to
 from sciml.solvers.leastsquares import UNDETERMINED
 from sciml.solvers.marching import march
+from sciml.solvers.patchfield import PatchField, SlabField, polynomials
 from sciml.solvers.refinement import Refined, Refinement, trimmed
 from sciml.training import Deadline
 
 __all__ = ["Local", "solve_locally"]
 
 _DEGREES = {1: (16, 16), 2: (8, 14), 3: (5, 8)}  # total degree of the polynomials of a cell, by dimension
+_BANDWIDTHS = {1: (5.0, 8.0), 2: (3.0, 4.5), 3: (1.9, 2.6)}  # of other bases, in units of one over half sides
 _GOALS = (100.0, 10.0, 1.0, 0.1)  # in units of the tolerance
 _LOOSEST = 1e-3  # goal: what is worse than that leads Newton's method astray
 _STEP = 0.1  # from the largest tail of one solution to the goal of the next, at most
@@ -64,7 +67,12 @@ class Local:
 
 
 def solve_locally(
-    collocation: Collocation, tolerance: float, limit: int, clock: Deadline, space: Domain | None = None
+    collocation: Collocation,
+    tolerance: float,
+    limit: int,
+    clock: Deadline,
+    space: Domain | None = None,
+    basis: Basis | None = None,
 ) -> Local | None:
     """Solve a problem on a partition of unity.
 
@@ -74,6 +82,7 @@ def solve_locally(
         limit: of unknowns, of one slab where there is time.
         clock: when to stop.
         space: the domain without time, where that is no box.
+        basis: of every cell; None takes polynomials.
 
     Returns:
         The best solution, or None if not even a first one was found.
@@ -81,11 +90,9 @@ def solve_locally(
     Raises:
         ValueError: if the problem does not determine its solution.
     """
-    d = collocation.problem.domain.dim
-    fewest, most = _DEGREES[d]
-    degree = min(max(round(4 - math.log10(tolerance)), fewest), most)
-    refinement = Refinement(degrees_up_to(degree, d), limit, clock)
     problem, marches = collocation.problem, collocation.marches
+    families = _features(problem.domain.dim, tolerance, basis)
+    refinement = Refinement(families, limit, clock, singular=True)
     best: Local | None = None
     before: _Step | None = None
     note = "smaller cells did not help"
@@ -146,7 +153,8 @@ class _Step:
         if self.refined is not None:
             # errors fall faster than tails, as the highest terms are the least of a cell; and no faster than distances
             fallen = 0.0 if math.isinf(before.distance) else self.distance / max(before.distance, 1e-300)
-            return min(max(tail**1.5, 1e-3, fallen), 1.0 if fallen > _RATIO[1] else _RATIO[1])
+            faster = 1.5 if self.refined.field.patches.degrees is not None else 1.0  # of misfits that cannot be said
+            return min(max(tail**faster, 1e-3, fallen), 1.0 if fallen > _RATIO[1] else _RATIO[1])
         return min(max(self.residual / before.residual, min(_RATIO[0], 1.5 * tail)), _RATIO[1])
 
 
@@ -180,6 +188,17 @@ def _halved(collocation: Collocation, refinement: Refinement, tolerance: float, 
     return _Step(found.field, found.worst, note=found.note, refined=found, kept=kept)
 
 
+def _features(d: int, tolerance: float, basis: Basis | None) -> tuple[Family, ...]:
+    """Of one cell, the more the smaller the tolerance."""
+    digits = -math.log10(tolerance)
+    if basis is None:
+        fewest, most = _DEGREES[d]
+        return polynomials(degrees_up_to(min(max(round(4 + digits), fewest), most), d))
+    least, largest = _BANDWIDTHS[d]
+    one = torch.ones(d, dtype=torch.float64)
+    return tuple(basis(one * min(max(0.65 * digits, least), largest), -one, one))
+
+
 def _parts(field: Field) -> tuple[PatchField, ...]:
     return field.parts if isinstance(field, SlabField) else (field,)
 
@@ -206,5 +225,5 @@ def _first(collocation: Collocation, refinement: Refinement) -> Cover:
     domain = collocation.problem.domain
     lower, upper = domain.bounds
     k = wavenumbers(collocation, torch.Generator().manual_seed(0))
-    waves = k * (upper - lower) / float(refinement.degrees.max())
+    waves = k * (upper - lower) / refinement.wave
     return trimmed(Cover.even(lower, upper, [max(2, math.ceil(1.2 * w)) for w in waves.tolist()]), domain)

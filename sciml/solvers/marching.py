@@ -17,10 +17,11 @@ from sciml.conditions import Initial
 from sciml.domain import Box, Domain
 from sciml.problem import PDE
 from sciml.solvers.collocation import Collocation
-from sciml.solvers.cover import Cover, PatchField, SlabField
+from sciml.solvers.cover import Cover
 from sciml.solvers.families import degrees_up_to, legendre
 from sciml.solvers.leastsquares import UNDETERMINED
 from sciml.solvers.patches import gauss
+from sciml.solvers.patchfield import PatchField, SlabField
 from sciml.solvers.refinement import Refined, Refinement
 
 __all__ = ["march"]
@@ -52,7 +53,7 @@ def march(
     t, end = float(lower[0]), float(upper[0])
     span = end - t
     length = span / _SLABS
-    cells, guess = _initial(problem, int(refinement.degrees.max()), goal, space)
+    cells, guess = _initial(problem, int(refinement.wave), goal, space)
     before: _Frozen | None = None
     starts, parts, size, worst = list[float](), list[PatchField](), 0.0, 0.0
     while t < end - 1e-12 * span:
@@ -194,9 +195,10 @@ def _final(found: Refined, goal: float, origin: Tensor) -> Cover:
     cover = found.field.cover
     top = (cover.upper[:, 0] - cover.upper[:, 0].max()).abs() < 1e-9 * cover.sides[:, 0]
     lower, upper = cover.lower[top, 1:], cover.upper[top, 1:]
-    if lower.shape[1] > 1:
+    degrees = found.field.patches.degrees
+    if lower.shape[1] > 1 or degrees is None:
         return Cover(lower, upper)
-    easy = found.tails[top, 1] * 2.0 ** (1 + found.field.degrees.max() / 2) < goal * found.size
+    easy = found.tails[top, 1] * 2.0 ** (1 + degrees.max() / 2) < goal * found.size
     order = lower[:, 0].argsort()
     lower, upper, easy = lower[order], upper[order], easy[order]
     h = upper - lower

@@ -19,9 +19,10 @@ from torch import Tensor
 from sciml.conditions import Data, Periodic
 from sciml.domain import Box
 from sciml.solvers.collocation import Block, Collocation, Rows, Values
-from sciml.solvers.cover import Cover, Pairs, PatchField, features
+from sciml.solvers.cover import Cover, Pairs
 from sciml.solvers.families import Indices
 from sciml.solvers.multifrontal import SparseFactor
+from sciml.solvers.patchfield import Patches, PatchField
 
 __all__ = ["PatchSystem", "gauss", "patch_blocks"]
 
@@ -155,26 +156,24 @@ class _Table:
 
 @dataclass
 class PatchSystem:
-    """Rows of all blocks in polynomials on a cover.
+    """Rows of all blocks in the features of patches.
 
     Attributes:
         collocation: the problem.
-        cover: the cells.
-        degrees: of the polynomials of every cell.
+        patches: the features.
         damping: Tikhonov's parameter for columns of length one.
         size: number of features of one component.
     """
 
     collocation: Collocation
-    cover: Cover
-    degrees: Tensor
+    patches: Patches
     damping: float = 1e-12
     _tables: list[tuple[Block, _Table]] = field(default_factory=list)
 
     @property
     def size(self) -> int:
         """See above."""
-        return self.cover.size * len(self.degrees)
+        return self.patches.size
 
     @property
     def components(self) -> int:
@@ -182,14 +181,14 @@ class PatchSystem:
         return self.collocation.components
 
     def field(self, coefficients: Tensor) -> PatchField:
-        """From coefficients in the order of the columns: cell, component, feature."""
-        c = coefficients.reshape(self.cover.size, self.components, -1).transpose(1, 2)
-        return PatchField(self.cover, self.degrees, c.reshape(self.size, self.components).contiguous())
+        """From coefficients in the order of the columns: owner, component, feature."""
+        c = coefficients.reshape(self.patches.owners, self.components, -1).transpose(1, 2)
+        return PatchField(self.patches, c.reshape(self.size, self.components).contiguous())
 
     def scale(self, block: Block, rows: Rows) -> Tensor:
-        """The operator's size on the highest polynomial of the cell ``(n,)``."""
-        pairs = self.cover.pairs(block.x, 0)
-        k = float(self.degrees.max()) / self.cover.sides
+        """The operator's size on the fastest feature of the cell ``(n,)``."""
+        pairs = self.patches.cover.pairs(block.x, 0)
+        k = self.patches.wave / self.patches.cover.sides
         point = pairs.point[:, None].expand(-1, block.x.shape[1])
         wave = torch.zeros_like(block.x).scatter_reduce(0, point, k[pairs.cell], "amax")
         found = torch.zeros_like(rows.rhs)
@@ -203,7 +202,7 @@ class PatchSystem:
         if field is None or isinstance(block.condition, Periodic):
             return None
         indices = collocation.indices_of(block)
-        if getattr(field, "cover", None) is not self.cover:
+        if getattr(field, "patches", None) is not self.patches:
             return {i: field.derivative(block.x, {i: 1.0}) for i in indices}
         table = self._table(block)
         zero = torch.zeros(len(block.x), self.components, dtype=torch.float64)
@@ -214,13 +213,12 @@ class PatchSystem:
 
     def values_at(self, x: Tensor) -> Tensor:
         """Values of the columns of every unknown at points ``(n, d)``: ``(n * components, columns)``."""
-        pairs = self.cover.pairs(x, 0)
-        m, n = len(self.degrees), len(x)
-        w = features(self.cover, self.degrees, pairs, x, [()])[()]
-        out = torch.zeros(self.components, n, self.cover.size, self.components, m, dtype=w.dtype)
+        pairs = self.patches.pairs(x, 0)
+        w = self.patches.features(pairs, x, [()])[()]
+        out = torch.zeros(self.components, len(x), self.patches.owners, self.components, w.shape[1], dtype=w.dtype)
         for c in range(self.components):
             out[c, pairs.point, pairs.cell, c] = w
-        return out.reshape(self.components * n, -1)
+        return out.reshape(self.components * len(x), -1)
 
     def tails(self, block: Block, field: PatchField) -> Tensor:
         """How large the two highest degrees are in every cell, shared out over the axes: ``(cells, d)``.
@@ -228,20 +226,52 @@ class PatchSystem:
         The mean square is taken over the points of a block, those of the equation, and over at least the whole cell:
         what a polynomial does beyond the domain does not matter, nor does a cell that the domain hardly touches.
         """
-        total = self.degrees.sum(1)
+        degrees, cover = self.patches.degrees, self.patches.cover
+        assert degrees is not None
+        total = degrees.sum(1)
         top = total >= total.max() - 1
         table = self._table(block)
-        pairs, local = table.pairs, field.local[:, top]
-        part = torch.einsum("km,kmc->kc", table.values[()][:, top], local[pairs.cell]).square().sum(1)
-        weight = block.weight[pairs.point]
-        zero = torch.zeros(self.cover.size, dtype=torch.float64)
-        square = zero.index_add(0, pairs.cell, weight * part)
-        covered = zero.index_add(0, pairs.cell, weight * pairs.window[()].square())
-        square /= torch.maximum(covered, self.cover.sides.prod(1))
-        degrees = self.degrees[top].double()
-        each = local.square().sum(2) / (2 * degrees + 1).prod(1)
-        share = each @ (degrees.square() / degrees.square().sum(1, keepdim=True))
+        mine = table.pairs.cell < cover.size
+        point, cell = table.pairs.point[mine], table.pairs.cell[mine]
+        local = field.local[: cover.size, top]
+        values = table.values[()][mine][:, top]
+        part = torch.einsum("km,kmc->kc", values, local[cell]).square().sum(1)
+        weight = block.weight[point]
+        zero = torch.zeros(cover.size, dtype=torch.float64)
+        square = zero.index_add(0, cell, weight * part)
+        covered = zero.index_add(0, cell, weight * table.pairs.window[()][mine].square())
+        square /= torch.maximum(covered, cover.sides.prod(1))
+        highest = degrees[top].double()
+        each = local.square().sum(2) / (2 * highest + 1).prod(1)
+        share = each @ (highest.square() / highest.square().sum(1, keepdim=True))
         return (square[:, None] * share / share.sum(1, keepdim=True).clamp_min(1e-300)).sqrt()
+
+    def misfits(self, blocks: Sequence[Block], field: PatchField) -> Tensor:
+        """What the equations leave in every cell at fresh points, as a size of u and the same for all axes.
+
+        Rows are divided by their `scale`; the mean square of those of conditions is taken over the edge.
+        """
+        cover = self.patches.cover
+        square = torch.zeros(cover.size, dtype=torch.float64)
+        for block in blocks:
+            if block.partner is not None:
+                continue
+            values = {i: field.derivative(block.x, {i: 1.0}) for i in self.collocation.indices_of(block)}
+            pairs = cover.pairs(block.x, 0)
+            most = torch.zeros(len(block.x), dtype=torch.float64).scatter_reduce(
+                0, pairs.point, pairs.window[()], "amax"
+            )
+            first = pairs.window[()] >= most[pairs.point]
+            cell = torch.zeros(len(block.x), dtype=torch.long).index_copy(0, pairs.point[first], pairs.cell[first])
+            measure = cover.sides.prod(1) / (cover.sides.amin(1) if block.condition is not None else 1.0)
+            for rows in self.collocation.linearise(block, None if self.collocation.linear else values):
+                left = -rows.rhs.clone()
+                for c, operator in enumerate(rows.operators):
+                    for i, w in operator.items():
+                        left += w * values[i][:, c]
+                r = left / self.scale(block, rows)
+                square.index_add_(0, cell, block.weight * r.square() / measure[cell])
+        return square.sqrt()[:, None].expand(-1, cover.lower.shape[1])
 
     def rms(self, block: Block, field: PatchField) -> float:
         """Root mean square over the points of a block."""
@@ -256,15 +286,16 @@ class PatchSystem:
         if block.partner is not None:
             indices = ((), (self.collocation.problem.axis(block.condition),))  # type: ignore[arg-type]
         order = max(map(len, indices))
-        pairs = self.cover.pairs(block.x, order)
-        values = features(self.cover, self.degrees, pairs, block.x, indices)
+        pairs = self.patches.pairs(block.x, order)
+        values = self.patches.features(pairs, block.x, indices)
         if block.partner is not None:  # what one side says minus what the other does
-            there = self.cover.pairs(block.partner, order)
-            other = features(self.cover, self.degrees, there, block.partner, indices)
+            there = self.patches.pairs(block.partner, order)
+            other = self.patches.features(there, block.partner, indices)
             both = torch.cat([pairs.point, there.point]).sort(stable=True)
             values = {i: torch.cat([values[i], -other[i]])[both.indices] for i in indices}
-            pairs = Pairs(both.values, torch.cat([pairs.cell, there.cell])[both.indices], {})
-        self._tables.append((block, _Table(pairs, values, _groups(pairs, len(block.x), self.cover.size))))
+            window: dict[Indices, Tensor] = {(): torch.cat([pairs.window[()], there.window[()]])[both.indices]}
+            pairs = Pairs(both.values, torch.cat([pairs.cell, there.cell])[both.indices], window)
+        self._tables.append((block, _Table(pairs, values, _groups(pairs, len(block.x), self.patches.owners))))
         return self._tables[-1][1]
 
     def factor(self, equations: Sequence[tuple[Block, list[Rows]]]) -> SparseFactor:
@@ -274,14 +305,14 @@ class PatchSystem:
             for rows in equation:
                 w = block.weight.sqrt() / self.scale(block, rows)
                 blocks += self._rows(self._table(block), rows, w)
-        places = (self.cover.lower + self.cover.upper) / 2
-        return SparseFactor(blocks, self.cover.size, len(self.degrees) * self.components, self.damping, places)
+        p = self.patches
+        return SparseFactor(blocks, p.owners, p.width * self.components, self.damping, p.places)
 
     def _rows(self, table: _Table, rows: Rows, w: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
         point = table.pairs.point
         parts = []
         for operator in rows.operators:
-            part = torch.zeros(len(point), len(self.degrees), dtype=torch.float64)
+            part = torch.zeros(len(point), self.patches.width, dtype=torch.float64)
             for i, weight in operator.items():
                 part += (weight * w)[point, None] * table.values[i]
             parts.append(part)

@@ -147,7 +147,7 @@ def newton(
     for number, (p, eps) in enumerate(stages):
         last = number == len(stages) - 1
         u, error = _descend(equation, u, p, eps, linear, tolerance if last else 1e-3, history)
-    outcome = "converged" if error <= max(tolerance, 1e-8) else "not converged"
+    outcome = "solved" if error <= max(tolerance, 1e-8) else "not solved"
     return u, (
         f"{outcome}: {len(history.steps)} Newton steps up to p = {problem.p:g} with regularisation {eps:g}, "
         f"{len(u)} unknowns, residual {error:.1e} of the fluxes"

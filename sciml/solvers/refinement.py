@@ -10,10 +10,13 @@ from torch import Tensor
 
 from sciml.domain import Box, Domain
 from sciml.solvers.collocation import Block, Collocation
-from sciml.solvers.cover import Cover, PatchField
+from sciml.solvers.cover import Cover
+from sciml.solvers.enrichment import extras_of
+from sciml.solvers.families import Family
 from sciml.solvers.leastsquares import UNDETERMINED
 from sciml.solvers.newton import newton
 from sciml.solvers.patches import PatchSystem, patch_blocks
+from sciml.solvers.patchfield import Patches, PatchField, wave_of
 from sciml.training import Deadline
 
 __all__ = ["Refined", "Refinement", "trimmed"]
@@ -21,6 +24,7 @@ __all__ = ["Refined", "Refinement", "trimmed"]
 _ROUNDS = 12  # of halving
 _LOOSE = 1e-2  # tolerance of Newton's method as long as cells are halved
 _DAMPING = (0.01, 1e-5)  # in units of the goal; of linear problems, and of others, whose merit does not contain it
+_FRESH = 2  # times as many points for misfits as for the solution
 _FREE = 1e-9  # norm of the rows of a function that is one at some point, below which nothing determines it
 
 
@@ -30,7 +34,7 @@ class Refined:
 
     Attributes:
         field: the solution.
-        tails: see `PatchSystem.tails`.
+        tails: see `PatchSystem.tails` or, for features that are no polynomials, `PatchSystem.misfits`.
         size: root mean square of the solution, of this slab or the largest of all before.
         note: what went wrong, "" if nothing did.
         gap: norm of what a linear problem's rows leave unexplained, relative to their right-hand side.
@@ -73,14 +77,21 @@ class Refinement:
     """How cells are halved.
 
     Attributes:
-        degrees: of the polynomials of a cell.
+        families: the features of a cell, on [-1, 1]^d.
         limit: of unknowns.
         clock: no round is begun after its time.
+        singular: give the cells around holes and corners the functions of these.
     """
 
-    degrees: Tensor
+    families: tuple[Family, ...]
     limit: int
     clock: Deadline
+    singular: bool = False
+
+    @property
+    def wave(self) -> float:
+        """The largest wavenumber of a feature times the side of its cell."""
+        return wave_of(self.families)
 
     def solve(
         self,
@@ -117,7 +128,7 @@ class Refinement:
 
     def most(self, collocation: Collocation) -> int:
         """Number of cells that the limit allows."""
-        return self.limit // (len(self.degrees) * collocation.components)
+        return self.limit // (sum(f.size for f in self.families) * collocation.components)
 
     def halved(self, collocation: Collocation, found: Refined, goal: float) -> Cover:
         """The cells that do not meet a goal are halved, along the axes along which coefficients fall slowly."""
@@ -146,8 +157,11 @@ class Refinement:
             first: find out whether the problem determines its solution.
             loose: end Newton's method early if cells do not meet the goal.
         """
-        system = PatchSystem(collocation, cover, self.degrees, _DAMPING[0 if collocation.linear else 1] * goal)
-        blocks = patch_blocks(collocation, cover, len(self.degrees))
+        patches = Patches(cover, self.families)
+        if self.singular:
+            patches = replace(patches, extras=extras_of(collocation, cover, patches.width))
+        system = PatchSystem(collocation, patches, _DAMPING[0 if collocation.linear else 1] * goal)
+        blocks = patch_blocks(collocation, cover, patches.width)
         note, gap = "", 0.0
         if collocation.linear:
             factor = system.factor([(b, collocation.linearise(b)) for b in blocks])
@@ -157,15 +171,23 @@ class Refinement:
             _, field, note = newton(collocation, system, blocks, start, tolerance, self.clock)
         if first and self._free(system, blocks, field):
             return Refined(field, torch.zeros_like(cover.lower), 0.0, UNDETERMINED)
-        found = Refined(field, system.tails(blocks[0], field), max(size, system.rms(blocks[0], field)), note, gap)
+        size = max(size, system.rms(blocks[0], field))
+        found = Refined(field, self._tails(system, blocks, field), size, note, gap)
         if loose and not note and found.worst <= goal and not collocation.linear:
             _, field, note = newton(collocation, system, blocks, field, goal, self.clock)
-            found = replace(found, field=field, tails=system.tails(blocks[0], field), note=note)
+            found = replace(found, field=field, tails=self._tails(system, blocks, field), note=note)
         return found
+
+    def _tails(self, system: PatchSystem, blocks: list[Block], field: PatchField) -> Tensor:
+        patches = system.patches
+        if patches.degrees is not None:
+            return system.tails(blocks[0], field)
+        fresh = patch_blocks(system.collocation, patches.cover, _FRESH * patches.width)
+        return system.misfits(fresh, field)
 
     def _free(self, system: PatchSystem, blocks: list[Block], field: PatchField) -> bool:
         """Whether a function that is one at some point, such as a constant, satisfies all homogeneous equations."""
-        collocation, cover = system.collocation, system.cover
+        collocation, cover = system.collocation, system.patches.cover
         x = (cover.lower + cover.upper)[:: max(1, cover.size // 8)] / 2
         about = [None if collocation.linear else system.values(collocation, b, field) for b in blocks]
         equations = [(b, collocation.linearise(b, v)) for b, v in zip(blocks, about, strict=True)]
@@ -175,5 +197,6 @@ class Refinement:
     def _failed(self, collocation: Collocation, found: Refined | None, cover: Cover, note: str) -> Refined:
         if found is not None:
             return Refined(found.field, found.tails, found.size, note)
-        zero = torch.zeros(cover.size * len(self.degrees), collocation.components, dtype=torch.float64)
-        return Refined(PatchField(cover, self.degrees, zero), torch.zeros_like(cover.lower), 0.0, note)
+        patches = Patches(cover, self.families)
+        zero = torch.zeros(patches.size, collocation.components, dtype=torch.float64)
+        return Refined(PatchField(patches, zero), torch.zeros_like(cover.lower), 0.0, note)

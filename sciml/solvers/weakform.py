@@ -283,7 +283,7 @@ def newton(form: WeakForm, p: float, linear: Linear, history: History) -> tuple[
     for i in range(1, stages + 1):
         exponent = 1 + (p - 1) ** (i / stages)
         u, error = _minimise(form, u, exponent, linear, TIGHT if i == stages else LOOSE, history)
-    outcome = "converged" if error <= 100 * TIGHT else "not converged"
+    outcome = "solved" if error <= 100 * TIGHT else "not solved"
     how = f"{len(history.steps)} Newton steps up to p = {p:g}, {len(u)} unknowns, last step {error:.1e}"
     return form.complete(u), f"{outcome}: {how}"
 

@@ -133,7 +133,8 @@ def peaks(
         counts = (cells * sides / sides.max()).ceil().long().clamp_min(8).tolist()
         found, nyquist = _peaks_on(field, domain, counts, order, level)
         high = (found[0].abs() > 0.5 * nyquist).any(1)
-        resolved = not bool((found[1][high] > 3 * level * found[1].max()).any())
+        # a field that vanishes has no peaks
+        resolved = not bool((found[1][high] > 3 * level * found[1].amax()).any()) if len(found[1]) else True
         if resolved or math.prod(counts) * 2**domain.dim > limit:
             return found
         cells *= 2
