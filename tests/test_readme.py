@@ -51,7 +51,12 @@ CLAIMS = [
     ("of frozen sines", "study_paper", ("by activation", "sin, frozen"), ".1e"),
     ("best of the compact", "study_paper", ("by activation", "phi, frozen"), ".2f"),
     ("pi on one core: seconds", "peers_burgers", ("rows", "burgers", "sciml", "s to 1e-06"), ".0f"),
-    ("of finite differences to 1e-4, their best", "peers_burgers", ("rows", "burgers", "differences", "s to 1e-04"), ".0f"),
+    (
+        "of finite differences to 1e-4, their best",
+        "peers_burgers",
+        ("rows", "burgers", "differences", "s to 1e-04"),
+        ".0f",
+    ),
     ("DeepXDE on it, best", "peers_burgers", ("rows", "burgers", "deepxde", "best error"), ".2f"),
     ("| ... scimba on it |", "peers_burgers", ("rows", "burgers", "scimba", "best error"), ".2f"),
     ("by `sciml.solve`, p = 2", "digits_line", ("p = 2.0, eps = 0.01", "error"), ".1e"),
