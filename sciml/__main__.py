@@ -75,12 +75,16 @@ def run(
     seeds: Annotated[str | None, typer.Option("--seeds", help="Several seeds, e.g. 0,1,2: one run each.")] = None,
     out: Out = Path("runs"),
     bless: Annotated[bool, typer.Option("--bless", help="Keep the numbers in data/results.")] = False,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Of Dask, for problems with such an option.")
+    ] = None,
 ) -> None:
     """Run a problem, print its table and leave a run folder."""
     from sciml import catalogue, experiments
 
     chosen = _seeds(seeds) if seeds is not None else [seed]
-    path = experiments.execute(catalogue.find(problem), variant, overrides or [], chosen, out)
+    changes = [*(overrides or []), *([] if scheduler is None else [f"scheduler={scheduler}"])]
+    path = experiments.execute(catalogue.find(problem), variant, changes, chosen, out)
     _print_metrics(path)
     print(f"run folder: {path}")
     if bless:
