@@ -114,6 +114,8 @@ CLAIMS = [
     ("the paper's quadratic sources", "greens_plain", ("quadratic", "rel_l2"), ".1e"),
     ("a family that it was not shown", "greens_plain", ("bumps", "rel_l2"), ".1e"),
     ("| ... sums of sines, another one |", "greens_plain", ("sines", "rel_l2"), ".1e"),
+    ("the same by a symmetric network", "greens_symmetric", ("fields", "rel_l2"), ".1e"),
+    ("| ... its sums of sines |", "greens_symmetric", ("sines", "rel_l2"), ".1e"),
     ("inflow of waves", "radiative_transfer_paper", ("eps 1, waves", "rel_l2"), ".1e"),
     ("| ... eps = 0.01 |", "radiative_transfer_paper", ("eps 0.01, waves", "rel_l2"), ".1e"),
     ("method on a learned Green's operator", "modnet_reaction", ("equation", "rel_l2"), ".1e"),
