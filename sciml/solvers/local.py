@@ -40,7 +40,7 @@ _LOOSEST = 1e-3  # goal: what is worse than that leads Newton's method astray
 _STEP = 0.1  # from the largest tail of one solution to the goal of the next, at most
 _RATIO = (0.2, 0.5)  # of the errors at two successive goals, at least and at most
 _HALVINGS = 12
-_SHARE = 0.1  # of the error in the highest terms of a cell
+_LEAST = 0.1  # of the error, that one step takes away where residuals say it takes nothing
 _GROWTH = 3.0  # of the time that the next goal takes
 _CHECKED = 4000  # points for distances
 
@@ -110,10 +110,9 @@ def solve_locally(
         if before is not None and not found.note and not before.note:
             assert before.field is not None
             distance = compare(before.field, field, problem.domain, _CHECKED)["rel_l2"]
-            found = replace(found, distance=distance)
             # a solution that leaves much of the right-hand side unexplained is none, however stable it looks
             gap = 0.0 if found.refined is None else found.refined.gap
-            estimate = max(distance * found.ratio(before), 0.02 * gap, found.kept, 1e-15)
+            estimate = max(distance * found.ratio(before), 0.02 * gap, 1e-15)
         if best is None or estimate < best.estimate or math.isinf(best.estimate):
             best = Local(field, estimate, found.note, sum(p.cover.size for p in _parts(field)), k + 1)
         if best.estimate <= tolerance:
@@ -136,7 +135,7 @@ class _Step:
         note: what went wrong.
         refined: the solution with its tails, where there is no time.
         distance: from the solution of the step before.
-        kept: error in the cells of the step before that were not halved, which a distance does not show.
+        fallen: residual at fresh points over that of the step before, where there is no time.
     """
 
     field: Field | None
@@ -144,17 +143,14 @@ class _Step:
     residual: float = 1.0
     note: str = ""
     refined: Refined | None = None
-    distance: float = math.inf
-    kept: float = 0.0
+    fallen: float = 1.0
 
     def ratio(self, before: _Step) -> float:
         """Of the error to that of the step before."""
         tail = self.worst / max(before.worst, 1e-300)
         if self.refined is not None:
-            # errors fall faster than tails, as the highest terms are the least of a cell; and no faster than distances
-            fallen = 0.0 if math.isinf(before.distance) else self.distance / max(before.distance, 1e-300)
-            faster = 1.5 if self.refined.field.patches.degrees is not None else 1.0  # of misfits that cannot be said
-            return min(max(tail**faster, 1e-3, fallen), 1.0 if fallen > _RATIO[1] else _RATIO[1])
+            # errors fall as residuals do, and the distance of the two is the difference of their errors
+            return self.fallen / max(1 - self.fallen, _LEAST)
         return min(max(self.residual / before.residual, min(_RATIO[0], 1.5 * tail)), _RATIO[1])
 
 
@@ -171,21 +167,20 @@ def _marched(
 
 def _halved(collocation: Collocation, refinement: Refinement, tolerance: float, before: _Step | None) -> _Step:
     """The cells that are worst are halved."""
-    kept = 0.0
     if before is None:
         cover, start = _first(collocation, refinement), None
     else:
         assert before.refined is not None
         cover = refinement.halved(collocation, before.refined, _STEP * before.worst)
         start = None if before.note else before.field
-        kept = _SHARE * before.refined.below(_STEP * before.worst)
     most = refinement.most(collocation)
     if cover.size > most or refinement.clock.over:
         return _Step(None, 0.0, note="the time is over" if cover.size <= most else f"it takes more than {most} cells")
     found = refinement.once(collocation, cover, tolerance, start, first=before is None)
     if found.note == UNDETERMINED:
         raise ValueError(UNDETERMINED)
-    return _Step(found.field, found.worst, note=found.note, refined=found, kept=kept)
+    fallen = 1.0 if before is None else refinement.fallen(collocation, found.field, before.field)
+    return _Step(found.field, found.worst, note=found.note, refined=found, fallen=fallen)
 
 
 def _features(d: int, tolerance: float, basis: Basis | None) -> tuple[Family, ...]:

@@ -8,7 +8,7 @@ one keeps moderate what no row determines, as in a cell that the domain hardly t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -246,6 +246,22 @@ class PatchSystem:
         share = each @ (highest.square() / highest.square().sum(1, keepdim=True))
         return (square[:, None] * share / share.sum(1, keepdim=True).clamp_min(1e-300)).sqrt()
 
+    def misfit(self, blocks: Sequence[Block], field: Any) -> float:
+        """Norm of what the equations leave of any field at the points of blocks, rows divided by their `scale`."""
+        return math.sqrt(sum(float((b.weight * r.square()).sum()) for b, r in self._misfits(blocks, field)))
+
+    def _misfits(self, blocks: Sequence[Block], field: Any) -> Iterator[tuple[Block, Tensor]]:
+        for block in blocks:
+            if block.partner is not None:
+                continue
+            values = {i: field.derivative(block.x, {i: 1.0}) for i in self.collocation.indices_of(block)}
+            for rows in self.collocation.linearise(block, None if self.collocation.linear else values):
+                left = -rows.rhs.clone()
+                for c, operator in enumerate(rows.operators):
+                    for i, w in operator.items():
+                        left += w * values[i][:, c]
+                yield block, left / self.scale(block, rows)
+
     def misfits(self, blocks: Sequence[Block], field: PatchField) -> Tensor:
         """What the equations leave in every cell at fresh points, as a size of u and the same for all axes.
 
@@ -253,10 +269,7 @@ class PatchSystem:
         """
         cover = self.patches.cover
         square = torch.zeros(cover.size, dtype=torch.float64)
-        for block in blocks:
-            if block.partner is not None:
-                continue
-            values = {i: field.derivative(block.x, {i: 1.0}) for i in self.collocation.indices_of(block)}
+        for block, r in self._misfits(blocks, field):
             pairs = cover.pairs(block.x, 0)
             most = torch.zeros(len(block.x), dtype=torch.float64).scatter_reduce(
                 0, pairs.point, pairs.window[()], "amax"
@@ -264,13 +277,7 @@ class PatchSystem:
             first = pairs.window[()] >= most[pairs.point]
             cell = torch.zeros(len(block.x), dtype=torch.long).index_copy(0, pairs.point[first], pairs.cell[first])
             measure = cover.sides.prod(1) / (cover.sides.amin(1) if block.condition is not None else 1.0)
-            for rows in self.collocation.linearise(block, None if self.collocation.linear else values):
-                left = -rows.rhs.clone()
-                for c, operator in enumerate(rows.operators):
-                    for i, w in operator.items():
-                        left += w * values[i][:, c]
-                r = left / self.scale(block, rows)
-                square.index_add_(0, cell, block.weight * r.square() / measure[cell])
+            square.index_add_(0, cell, block.weight * r.square() / measure[cell])
         return square.sqrt()[:, None].expand(-1, cover.lower.shape[1])
 
     def rms(self, block: Block, field: PatchField) -> float:

@@ -51,13 +51,6 @@ class Refined:
         """The largest tail, relative to the solution."""
         return float(self.tails.max()) / (self.size or 1.0)
 
-    def below(self, goal: float) -> float:
-        """Root mean square of the tails of all cells that meet a goal, relative to the solution."""
-        volume = self.field.cover.sides.prod(1)
-        tails = self.tails.amax(1)
-        tails = torch.where(tails > goal * self.size, torch.zeros_like(tails), tails)
-        return float((tails.square() * volume).sum() / volume.sum()) ** 0.5 / (self.size or 1.0)
-
 
 def trimmed(cover: Cover, domain: Domain) -> Cover:
     """Only cells that the domain reaches into."""
@@ -177,6 +170,12 @@ class Refinement:
             _, field, note = newton(collocation, system, blocks, field, goal, self.clock)
             found = replace(found, field=field, tails=self._tails(system, blocks, field), note=note)
         return found
+
+    def fallen(self, collocation: Collocation, field: PatchField, before: Any) -> float:
+        """What the equations leave of a solution at fresh points, over what they leave of another, in the same norm."""
+        system = PatchSystem(collocation, field.patches)
+        fresh = patch_blocks(collocation, field.patches.cover, _FRESH * field.patches.width)
+        return system.misfit(fresh, field) / max(system.misfit(fresh, before), 1e-300)
 
     def _tails(self, system: PatchSystem, blocks: list[Block], field: PatchField) -> Tensor:
         patches = system.patches

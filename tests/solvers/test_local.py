@@ -227,3 +227,17 @@ def test_a_deadline_is_kept():
     solution = FeatureSolver(tolerance=1e-10, seconds=1e-3).solve(burgers.forward(0.01))
     assert not solution.status.startswith("converged")
     assert solution.seconds < 20
+
+
+@pytest.mark.parametrize(("sharpness", "tolerance"), [(40.0, 1e-3), (120.0, 1e-2)])
+def test_estimate_of_a_bump_beside_a_hole(sharpness, tolerance):
+    # cells around the hole are halved in vain as long as those of the bump decide: the estimate must know
+    def bump(x):
+        return torch.exp(-sharpness * ((x[:, 0] - 0.3) ** 2 + (x[:, 1] + 0.2) ** 2))
+
+    problem = Elliptic.manufactured(Box([-1, -1], [1, 1]) - Ball([-0.4, 0.5], 0.25), bump)
+    found = FeatureSolver(tolerance=tolerance, local=True).solve(problem)
+    x = problem.domain.interior(4000)
+    error = float((found(x) - bump(x)).norm() / bump(x).norm())
+    assert found.status.startswith("converged")
+    assert 0.1 < found.error_estimate / error < 10
