@@ -97,8 +97,11 @@ def react(problem: Elliptic, tolerance: float, memory: float, clock: Deadline) -
         values = field(x)
         if before is not None:
             distance = float((values - before).norm()) / (float(values.norm()) or 1.0)
-            # at least of second order in the number of functions, once the data are resolved
-            estimate = max((distance * min(0.5, distance / last) if last < math.inf else distance) + left, 1e-15)
+            # at least of second order in the number of functions, once the data are resolved; before, distances fall
+            # faster than errors
+            estimate = max(
+                (distance * min(0.5, max(distance / last, 0.1)) if last < math.inf else distance) + left, 1e-15
+            )
             if best is None or estimate < best.estimate:
                 best = Reacting(field, estimate, sum(f.size for f in field.families) - 1 + count**3)
             if estimate <= tolerance:
