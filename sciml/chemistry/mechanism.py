@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,9 +30,19 @@ if TYPE_CHECKING:
     from sciml.chemistry.stirred import Extinction, Stirred
     from sciml.chemistry.thermo import Thermo
 
-__all__ = ["CanteraError", "Mechanism", "Reactor", "free_flame", "network", "sentence", "stirred_network"]
+__all__ = ["CanteraError", "Mechanism", "Reactor", "free_flame", "network", "quiet", "sentence", "stirred_network"]
 
 Array = NDArray[np.float64]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Cantera's warnings of what `Mechanism.inspection` reports once: kinks and ranges of the thermo data."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
 Reactor = Literal["constant-pressure", "constant-volume"]
 CanteraError: type[Exception] = ct.CanteraError
 _REACTORS: dict[str, Any] = {
@@ -116,8 +129,10 @@ class Mechanism:
     def _solution(self) -> Any:
         options: dict[str, Any] = {"transport_model": self._transport} if self._transport else {}
         if self._text is not None:
-            return ct.Solution(yaml=self._text, name=self._phase or "", **options)
-        return ct.Solution(self.source, self._phase or "", **options)
+            with quiet():
+                return ct.Solution(yaml=self._text, name=self._phase or "", **options)
+        with quiet():
+            return ct.Solution(self.source, self._phase or "", **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a phase is a pointer into C++: another process reads the mechanism again

@@ -23,7 +23,7 @@ import numpy as np
 from sciml.chemistry.conditions import Conditions
 from sciml.chemistry.flames import Flame
 from sciml.chemistry.ignition import peak, stages
-from sciml.chemistry.mechanism import CanteraError, Mechanism, Reactor
+from sciml.chemistry.mechanism import CanteraError, Mechanism, Reactor, quiet
 from sciml.chemistry.reactors import Integrator
 
 _LONGEST = 10.0  # seconds to wait for an ignition
@@ -135,7 +135,8 @@ class IgnitionDelay(_Relative):
         """Times and temperatures of one run, and the rise (K) that complete combustion would give."""
         gas = mechanism.gas
         gas.TPY = state[0], state[1], state[2:]
-        gas.equilibrate("HP" if self.reactor == "constant-pressure" else "UV")
+        with quiet():
+            gas.equilibrate("HP" if self.reactor == "constant-pressure" else "UV")
         rise = gas.T - state[0]
         engine.start(state)
         times, temperatures, largest = [0.0], [state[0]], 0.0
@@ -237,7 +238,8 @@ class Burnt:
         for state in self._charges(conditions).states(mechanism):
             try:
                 gas.TPY = state[0], state[1], state[2:]
-                gas.equilibrate("HP")
+                with quiet():
+                    gas.equilibrate("HP")
                 rows.append([gas.T, *(0.0 if k is None else gas.X[k] for k in where)])
             except CanteraError:
                 rows.append([np.inf] * (1 + len(where)))

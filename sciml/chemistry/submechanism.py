@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from sciml.chemistry.mechanism import Mechanism
+from sciml.chemistry.mechanism import Mechanism, quiet
 from sciml.files import atomic
 
 __all__ = ["Parts", "submechanism", "text", "write"]
@@ -77,13 +77,14 @@ class Parts:
         if not species.any():
             raise ValueError("species keeps nothing, but a mechanism needs at least one species")
         kept = self.kept(species, reactions)
-        return type(self.mechanism.gas)(
-            thermo="ideal-gas",
-            kinetics="gas",
-            transport_model=self.mechanism.gas.transport_model,
-            species=[s for s, keep in zip(self.species, species, strict=True) if keep],
-            reactions=[r for r, keep in zip(self.reactions, kept, strict=True) if keep],
-        )
+        with quiet():
+            return type(self.mechanism.gas)(
+                thermo="ideal-gas",
+                kinetics="gas",
+                transport_model=self.mechanism.gas.transport_model,
+                species=[s for s, keep in zip(self.species, species, strict=True) if keep],
+                reactions=[r for r, keep in zip(self.reactions, kept, strict=True) if keep],
+            )
 
     def mask(self, names: Iterable[str]) -> np.ndarray:
         """(n_species,) boolean of species given by name.
