@@ -299,7 +299,11 @@ def run(config, run):
 
 
 def interrupted(cwd, how, *arguments, waiting="waiting0"):
-    process = subprocess.Popen([sys.executable, "-m", "sciml", *arguments], cwd=cwd, stderr=subprocess.PIPE, text=True)
+    def heard():  # a job in the background would inherit that Ctrl-C is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    command = [sys.executable, "-m", "sciml", *arguments]
+    process = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     end = time.monotonic() + 60
     while not (cwd / waiting).exists():
         assert process.poll() is None and time.monotonic() < end

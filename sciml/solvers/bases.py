@@ -42,7 +42,7 @@ class Sines:
     >>> import torch
     >>> one = torch.ones(2, dtype=torch.float64)
     >>> [f.size for f in Sines()(3 * one, -one, one)]
-    [3, 57]
+    [3, 69]
     """
 
     def __call__(self, kappa: Tensor, lower: Tensor, upper: Tensor) -> list[Family]:
