@@ -62,6 +62,7 @@ CLAIMS = [
     ("| ... scimba on it |", "peers_burgers", ("rows", "burgers", "scimba", "best error"), ".2f"),
     ("molecule of 21 balls in three dimensions, mu = 5", "digits_bead", ("mu = 5", "error"), ".1e"),
     ("21 balls at mu = 15", "digits_bead15", ("mu = 15", "error"), ".1e"),
+    ("a shell and on a cube minus two balls", "digits_solid", ("largest error",), ".1e"),
     ("by `sciml.solve`, p = 2", "digits_line", ("p = 2.0, eps = 0.01", "error"), ".1e"),
     ("p = 5, from a generic", "digits_line", ("p = 5.0, eps = 0.01", "error"), ".1e"),
     ("| ... p = 8 |", "digits_line", ("p = 8.0, eps = 0.01", "error"), ".1e"),
