@@ -1,4 +1,4 @@
-"""How long a Laplacian takes: `python tests/bench_calculus.py` prints a table.
+"""How long a Laplacian takes: `python -m tests.bench_calculus` prints a table.
 
 One Laplacian of a network of four hidden layers of width 64 at 4096 points, float64, without a graph: by the forward
 propagation of `jet`, and as the trace of `torch.func.hessian` under `vmap`, of all points at once or of 1024 at a time,

@@ -1,4 +1,4 @@
-"""Where a Gauss-Newton step spends its time: `python tests/bench_gaussnewton.py` prints a table.
+"""Where a Gauss-Newton step spends its time: `python -m tests.bench_gaussnewton` prints a table.
 
 The share of BLAS and LAPACK (matrix products, factorisations, triangular solves) in the self time of all operations of
 a few steps, at the sizes of the problems that Gauss-Newton is there for:

@@ -1,4 +1,4 @@
-"""How long one training step takes: `python tests/bench_networks.py` prints a table.
+"""How long one training step takes: `python -m tests.bench_networks` prints a table.
 
 A step is the Ritz energy of 1000 points and its gradient with respect to all parameters, float64, six subnetworks of
 three hidden layers of width 30: (a) as one `Mscale`, (b) as a loop over six `Dense` networks that carry the same
