@@ -59,6 +59,7 @@ CLAIMS = [
         ".0f",
     ),
     ("DeepXDE on it, best", "peers_burgers", ("rows", "burgers", "deepxde", "best error"), ".2f"),
+    ("fastlsq on it, at", "peers_burgers", ("rows", "burgers", "fastlsq", "best error"), ".2f"),
     ("| ... scimba on it |", "peers_burgers", ("rows", "burgers", "scimba", "best error"), ".2f"),
     ("molecule of 21 balls in three dimensions, mu = 5", "digits_bead", ("mu = 5", "error"), ".1e"),
     ("21 balls at mu = 15", "digits_bead15", ("mu = 15", "error"), ".1e"),
