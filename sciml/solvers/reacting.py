@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,11 @@ from sciml.problem import Elliptic
 from sciml.solvers.boxes import BoxSolver, TensorPolynomial, finite
 from sciml.solvers.families import VALUE, Bubbles
 from sciml.solvers.featurefield import FeatureField
+from sciml.solvers.particular import Split
 from sciml.solvers.solid import SolidHarmonics, reflections
 from sciml.training import Deadline
 
-__all__ = ["Reacting", "applies", "react"]
+__all__ = ["applies", "react"]
 
 _COUNTS = (16, 24, 32, 48, 64, 96, 128)  # functions per axis of the box
 _HIGHEST = 80  # degree of a solid harmonic, whose scale is a factorial
@@ -37,21 +37,6 @@ _LOW = 24  # degree of those that the reaction sees: it acts on higher ones divi
 _STEPS = 40  # of GMRES
 _NUMBERS = 60  # vectors of the size of the grid that are kept at once
 _CHECKED = 2000
-
-
-@dataclass(frozen=True)
-class Reacting:
-    """What `react` found.
-
-    Attributes:
-        field: the solution.
-        estimate: of its relative L2 error.
-        unknowns: of both parts.
-    """
-
-    field: FeatureField
-    estimate: float
-    unknowns: int
 
 
 def applies(problem: Any) -> bool:
@@ -68,7 +53,7 @@ def applies(problem: Any) -> bool:
     return isinstance(problem.domain, Ball) and condition.on is None
 
 
-def react(problem: Elliptic, tolerance: float, memory: float, clock: Deadline) -> Reacting | None:
+def react(problem: Elliptic, tolerance: float, memory: float, clock: Deadline) -> Split | None:
     """Solve a problem for which `applies`.
 
     Args:
@@ -82,7 +67,7 @@ def react(problem: Elliptic, tolerance: float, memory: float, clock: Deadline) -
         if the reaction is negative somewhere, or if the time or the memory allow no second solution.
     """
     x = problem.domain.interior(_CHECKED, torch.Generator().manual_seed(1), sobol=True)
-    best: Reacting | None = None
+    best: Split | None = None
     before, last, seconds = None, math.inf, 0.0
     for k, count in enumerate(_COUNTS):
         begun = time.perf_counter()
@@ -103,7 +88,7 @@ def react(problem: Elliptic, tolerance: float, memory: float, clock: Deadline) -
                 (distance * min(0.5, max(distance / last, 0.1)) if last < math.inf else distance) + left, 1e-15
             )
             if best is None or estimate < best.estimate:
-                best = Reacting(field, estimate, sum(f.size for f in field.families) - 1 + count**3)
+                best = Split(field, estimate, sum(f.size for f in field.families) - 1 + count**3)
             if estimate <= tolerance:
                 break
             last = distance

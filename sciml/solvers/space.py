@@ -15,6 +15,7 @@ do; both order their columns from the indispensable to the least important, for 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,7 +35,7 @@ _DECAY = 0.9  # of envelopes, in the logarithm of their coefficients per degree
 _TIERS = (3.0, 10.0)  # by how much nested solutions lie above the level of the whole
 
 
-class _Spatial:
+class _Spatial(ABC):
     """What both choices share."""
 
     domain: Domain
@@ -48,14 +49,14 @@ class _Spatial:
         return sum(f.size for f in self.families)
 
     @property
+    @abstractmethod
     def families(self) -> list[Family]:
         """See `Ansatz`."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def bandwidth(self) -> Tensor:
         """See `Ansatz`."""
-        raise NotImplementedError
 
     @property
     def points(self) -> dict[str, int]:
