@@ -5,8 +5,8 @@
     problem = Elliptic(Box([0, 0], [1, 1]), source=1.0, boundary=0.0)
 
 is a whole file for ``sciml run``. It may also state ``solver`` and ``reference``, anything with a method ``solve``.
-Without these, a default `MscaleSolver` solves, beside finite differences where they apply. Errors are measured against
-the exact solution if the problem has one, else against the reference.
+Without these, a default `MscaleSolver` solves (above order two a `FeatureSolver`), beside finite differences where they
+apply. Errors are measured against the exact solution if the problem has one, else against the reference.
 
 With a `GreensSolver`, ``problem`` may be a `Family`: its operator is learned, kept as ``operator.h5``, and applied to
 what the family's problem states.
@@ -20,6 +20,7 @@ from sciml.problem import PDE, Elliptic, Evolution
 from sciml.report import side_by_side
 from sciml.results import Run
 from sciml.solvers.differences import FiniteDifference
+from sciml.solvers.features import FeatureSolver
 from sciml.solvers.greens import ByOperator, Family, GreensSolver
 from sciml.solvers.mscale import MscaleSolver
 
@@ -42,7 +43,7 @@ def run_own(module: Any, run: Run) -> dict[str, Any]:
     problem = module.problem if family is None else family.problem
     if not isinstance(problem, (Elliptic, Evolution, PDE)):
         raise TypeError(f"problem is {problem!r}, but must be an Elliptic, an Evolution or a PDE")
-    solver = getattr(module, "solver", MscaleSolver() if family is None else GreensSolver())
+    solver = getattr(module, "solver", _default(problem) if family is None else GreensSolver())
     reference = getattr(module, "reference", None)
     for name, given in (("solver", solver), ("reference", reference or solver)):
         if not hasattr(given, "solve") or isinstance(given, type):
@@ -64,3 +65,8 @@ def _default_reference(problem: Any) -> Any:
     limit = {Elliptic: 3, Evolution: 2}.get(type(problem), 0)  # an Evolution's domain counts time
     d = problem.domain.dim
     return FiniteDifference(n=_CELLS[d]) if d <= limit else None
+
+
+def _default(problem: Any) -> Any:
+    """Networks are propagated with two derivatives; features have all."""
+    return FeatureSolver() if getattr(problem, "order", 2) > 2 else MscaleSolver()
