@@ -256,7 +256,7 @@ class Surrogate(nn.Module):
                 out[:, k + 1] = x.numpy()
         return out
 
-    def compile(self, block: int = 512) -> None:  # type: ignore[override]
+    def compile(self, block: int = 512) -> None:
         """Let generated code take the steps of many states from now on, about twice as fast; in place.
 
         Writing the code takes most of a minute and a C++ compiler. The network is evaluated in float32 there.
