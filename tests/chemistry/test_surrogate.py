@@ -1,5 +1,6 @@
 """The surrogate that ships, beside Cantera: what it keeps, ignitions, equilibrium, perturbed states, refusals."""
 
+import shutil
 from importlib.resources import files
 
 import numpy as np
@@ -67,6 +68,35 @@ def test_what_it_never_met_is_outside_although_every_range_holds_it(surrogate, m
         return np.abs(surrogate.step(states) - exact)[:, 2:].sum(1) / np.abs(exact - states)[:, 2:].sum(1)
 
     assert np.median(errors(cooled)) > 100 * np.median(errors(fastest))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="generated code needs a C++ compiler")
+def test_generated_code_steps_as_python_does(surrogate, mechanism, charges):
+    compiled = Surrogate.load(PATH)
+    compiled.compile(block=16)
+    path = np.concatenate([mechanism.ignition(charge).states[::40] for charge in charges[:2]])
+    states = np.resize(path, (75, path.shape[1]))  # no multiple of the block
+    one, other = surrogate.step(states), compiled.step(states)
+    change = np.abs(one - states)[:, 2:].max(1)
+    assert (np.abs(one - other)[:, 2:].max(1) <= 1e-5 * change + 1e-15).all()
+    np.testing.assert_allclose(one[:, 0], other[:, 0], rtol=1e-6)
+    np.testing.assert_array_equal(compiled.step(states[:15]), surrogate.step(states[:15]))  # fewer than a block
+    long, short = compiled.rollout(states[:20], 3), surrogate.rollout(states[:20], 3)
+    np.testing.assert_allclose(long[:, :, 0], short[:, :, 0], rtol=1e-6)
+
+
+def test_where_no_code_can_be_generated_steps_stay_as_they_were(surrogate, charges, monkeypatch):
+    stubborn = Surrogate.load(PATH)
+
+    def without(*_, **__):
+        raise FileNotFoundError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: without)
+    with pytest.raises(RuntimeError, match="no code was generated.*no compiler here"):
+        stubborn.compile(block=4)
+    np.testing.assert_array_equal(stubborn.step(charges), surrogate.step(charges))
+    with pytest.raises(ValueError, match="block is 0"):
+        stubborn.compile(block=0)
 
 
 def test_a_spoilt_weight_is_noticed(mechanism, charges):
