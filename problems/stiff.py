@@ -164,7 +164,7 @@ def ring_modulator(t: float, y: np.ndarray) -> np.ndarray:
 SYSTEMS = {
     "robertson": System(robertson, (1.0, 0.0, 0.0), None, 1e11, True, conserve=True, atol=1e-18),
     "van_der_pol": System(van_der_pol, (2.0, 0.0), 0.02, 20.0, False, cycle=True),
-    "oregonator": System(oregonator, (1.0, 2.0, 3.0), 1.0, 360.0, True, cycle=True),
+    "oregonator": System(oregonator, (1.0, 2.0, 3.0), 0.2, 360.0, True, cycle=True),
     "predator_prey": System(predator_prey, (1.0, 1.0), 0.1, 30.0, True, cycle=True),
     "ring": System(ring_modulator, (0.0,) * 15 + (1.0, 0.0, 1.0, 0.0), 1e-6, 1e-3, False, exact=4, method="LSODA"),
 }

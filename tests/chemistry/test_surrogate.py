@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from sciml.chemistry import Mechanism, Surrogate, accuracy, hybrid
+from sciml.chemistry import Mechanism, Surrogate, accuracy
+from sciml.chemistry.hybrid import hybrid
 
 PATH = files("sciml.data") / "h2_surrogate.h5"
 ATM = 101325.0
