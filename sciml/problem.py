@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -131,7 +130,7 @@ class Elliptic(Bounded):
     ) -> None:
         if not isinstance(domain, Domain):
             raise TypeError(f"domain is {domain!r}, but must be a Domain such as Box([0, 0], [1, 1])")
-        if not (isinstance(p, Real) and p > 1):
+        if not (isinstance(p, (int, float)) and p > 1):
             raise ValueError(f"p is {p!r}, but the p-Laplacian needs p > 1")
         for name, value in (("source", source), ("diffusion", diffusion), ("reaction", reaction)):
             check_value(name, value)
