@@ -58,6 +58,7 @@ class Config:
         cells: across the front of a flame.
         lengths: of its own thickness that a flame burns through; 0 for no flame.
         surrogate: the file of a trained one; empty takes the package's, or trains.
+        compiled: measure the speed of generated code as well, which takes a minute and a C++ compiler.
     """
 
     task: Literal["surrogate", "demo", "speed", "flame", "ablation", "workers"] = "surrogate"
@@ -81,9 +82,11 @@ class Config:
     cells: int = 30
     lengths: float = 2.0
     surrogate: str = ""
+    compiled: bool = True
 
 
 _QUICK = {
+    "compiled": False,
     "sampling": Sampling(states=600, ignitions=4, flames=0),
     "training": Training(widths=(32, 32), steps=200, batch=256, tuning=3),
 }
@@ -122,7 +125,7 @@ VARIANTS = {
         temperatures=(1300.0, 1900.0),
         sampling=Sampling(_ROBUST, states=90000, flames=2),
         length=3,
-        training=Training(steps=40000),
+        training=Training(steps=90000),
         lengths=0,
         workers=2,
     ),
@@ -262,6 +265,7 @@ def measured(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
         **{f"equilibrium: {k}": v for k, v in accuracy.fixed_point(model, mechanism, charges[:3], config.rest).items()},
         **{f"hybrid: {k}": v for k, v in limits(model, mechanism, test[0]).items()},
         **{f"flame: {k}": v for k, v in flame.items() if k != "table"},
+        **compiled(config, model, mechanism, test[0]),  # last: from here on it would step by generated code
     }
     by_batch = {f"batch {row['batch']}, rtol {row['rtol']:g}": row for row in steps}
     by_species = {name: {f"1e{r['decade']}": r["relative"] for r in scales if r["species"] == name} for name in names}
@@ -309,7 +313,27 @@ def timed(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
     states, _ = held_out_pairs(config, mechanism, np.random.default_rng(run.seed))
     rows = accuracy.speed(model, mechanism, states)
     draw_speed(run, rows)
-    return {**cost, "table": rows}
+    return {**cost, **compiled(config, model, mechanism, states), "table": rows}
+
+
+def compiled(config: Config, model: Surrogate, mechanism: Mechanism, states: np.ndarray) -> dict[str, float]:
+    """What generated code brings at the largest batch; nothing where there is no compiler."""
+    if not config.compiled:
+        return {}
+    begun = time.perf_counter()
+    try:
+        model.compile()
+    except RuntimeError as error:
+        print(error)
+        return {}
+    seconds = time.perf_counter() - begun
+    loose, tight = accuracy.speed(model, mechanism, states, batches=(8192,))
+    return {
+        "speed-up, compiled": loose["speed-up"],
+        "speed-up, compiled, tight": tight["speed-up"],
+        "microseconds, compiled": loose["microseconds"],
+        "seconds to compile": seconds,
+    }
 
 
 def burning(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:

@@ -10,6 +10,7 @@ that is proportional to |A| leaves equilibrium alone without ever computing it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +36,7 @@ class Affinity(nn.Module):
         breaks: (i-1,) temperatures between the intervals, K.
         molar_masses: kg/kmol, (s,).
         reactions: (r, s), one for the species made and minus its parts of the basis.
+        made: the species that each of them makes, and no other touches, (r,).
         reference: pressure of the standard state, Pa.
     """
 
@@ -45,7 +47,15 @@ class Affinity(nn.Module):
     changes: Tensor
     extents: Tensor
 
-    def __init__(self, gibbs: Tensor, breaks: Tensor, molar_masses: Tensor, reactions: Tensor, reference: float):
+    def __init__(
+        self,
+        gibbs: Tensor,
+        breaks: Tensor,
+        molar_masses: Tensor,
+        reactions: Tensor,
+        made: Sequence[int],
+        reference: float,
+    ):
         super().__init__()
         # one row for each reaction: combined once, not for every state
         self.register_buffer("gibbs", torch.einsum("rs,isk->irk", reactions, gibbs))
@@ -53,8 +63,10 @@ class Affinity(nn.Module):
         self.register_buffer("molar_masses", molar_masses.clone())
         self.register_buffer("reactions", reactions.clone())
         self.register_buffer("changes", reactions.sum(1))
-        # changes of mass fractions that keep elements -> extents of the reactions
-        self.register_buffer("extents", torch.linalg.pinv(reactions) / molar_masses[:, None])
+        # changes of mass fractions -> extents of the reactions, without rounding where only a trace is made
+        extents = torch.zeros_like(reactions.T)
+        extents[list(made), range(len(made))] = 1 / molar_masses[list(made)]
+        self.register_buffer("extents", extents)
         self.reference = float(reference)
 
     @classmethod
@@ -79,9 +91,8 @@ class Affinity(nn.Module):
         reactions = np.zeros((len(made), s))
         reactions[np.arange(len(made)), made] = 1.0
         reactions[:, basis] -= np.where(np.abs(parts) < 1e-12, 0.0, parts)
-        return cls(
-            gibbs, thermo.breaks, thermo.molar_masses, torch.as_tensor(reactions), mechanism.gas.reference_pressure
-        )
+        reference = mechanism.gas.reference_pressure
+        return cls(gibbs, thermo.breaks, thermo.molar_masses, torch.as_tensor(reactions), made, reference)
 
     def forward(self, T: Tensor, p: Tensor, Y: Tensor, logs: Tensor) -> Tensor:
         """(n, r) from T (n,), p (n,), Y (n, s) and the logarithms of Y."""
@@ -97,14 +108,35 @@ class Affinity(nn.Module):
         standard = torch.cat([shapes, level[:, None]], 1) @ torch.cat([table, self.changes[None]], 0)
         return torch.addmm(standard, logs, self.reactions.T)
 
-    def allows(self, A: Tensor, change: Tensor, species: Tensor) -> Tensor:
-        """Which changes (n, k) of some species' mass fractions the second law allows at affinities A (n, r), (n,).
+    def allowed(self, A: Tensor, old: Tensor, new: Tensor, species: Tensor) -> Tensor:
+        """New mass fractions of some species to which the second law allows a step at affinities A (n, r), (n, k).
 
         The entropy is concave, so that what an adiabatic reactor gains in a step of any length is at most what its
-        slope at the start says, -A dn: a change with A dn > 0 leads to less entropy, and no reactor makes it. Rounding
-        alone is never refused.
+        slope at the start says, -A dn: a change with A dn > 0 leads to less entropy, and no reactor makes it. Of such
+        a change the reactions that go against their affinities are slowed by one factor until A dn = 0, so that the
+        others go on: near to partial equilibria small errors would otherwise stop a rollout for ever. Rounding alone is
+        never refused.
+
+        Args:
+            A: (n, r).
+            old: mass fractions at the start, (n, k).
+            new: mass fractions with the same elements, none of them negative, (n, k).
+            species: their indices, (k,).
         """
-        return (A * (change @ self.extents.index_select(0, species))).sum(1) <= _ROUNDING
+        extents = (new - old) @ self.extents.index_select(0, species)
+        parts = A * extents
+        refused = parts.sum(1) > _ROUNDING
+        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
+        if not recorded and not bool(refused.any()):
+            return new
+        against = parts.clamp_min(0.0).sum(1)
+        excess = torch.where(refused, parts.sum(1) / against.clamp_min(1e-300), 0.0)
+        back = torch.where(parts > 0, extents, 0.0) * excess[:, None]
+        columns = (self.reactions * self.molar_masses).index_select(1, species)
+        y = torch.where(refused[:, None], new - back @ columns, new)
+        # what was slowed may have fed a species that has none to lose
+        theta = torch.where(y < 0, old / (old - y).clamp_min(1e-300), 1.0).amin(1, keepdim=True)
+        return torch.lerp(old, y, theta).clamp_min(0.0)
 
 
 def _functions(T: Tensor) -> Tensor:

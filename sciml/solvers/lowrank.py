@@ -22,7 +22,7 @@ from torch import Tensor
 from sciml.domain import Domain, domain_from
 from sciml.problem import Elliptic
 from sciml.solvers.harmonic import edge_of
-from sciml.solvers.members import Data, Family, relative, values_of
+from sciml.solvers.members import Applied, Data, Family, relative, values_of
 from sciml.solvers.quadrature import derivative, legendre, tensor_rule
 from sciml.solvers.singular_kernel import PotentialField
 
@@ -124,13 +124,6 @@ def apply_operator(problem: Elliptic, x: Tensor, modes: int) -> Tensor:
     return total
 
 
-@dataclass(frozen=True)
-class _Applied:
-    field: PotentialField
-    error: float | None
-    status: str
-
-
 class LowRankKernel:
     """sum phi_k(x) psi_k(x'); made by `LowRank`.
 
@@ -153,7 +146,7 @@ class LowRankKernel:
         data = torch.cat([delta, delta.new_zeros(len(self.edge), len(y))])
         return products(x, self.domain, self.modes) @ (self.basis @ (self.fit @ data))
 
-    def apply(self, source: Data, boundary: Data) -> _Applied:
+    def apply(self, source: Data, boundary: Data) -> Applied:
         """The solution for a source and Dirichlet data."""
         f, g = values_of("source", source, self.nodes), values_of("boundary", boundary, self.edge)
         many = max(f.shape[1], g.shape[1])
@@ -164,7 +157,7 @@ class LowRankKernel:
         potential = c.T.reshape(many, *(self.modes,) * self.domain.dim)
         field = PotentialField(self.domain, None, potential, c.new_zeros(0, many), many == 1)
         size = relative(missed, torch.cat([field.values(self.nodes), g.expand(-1, many)]))
-        return _Applied(field, None, f"boundary values met to {size:.1e}")
+        return Applied(field, None, f"boundary values met to {size:.1e}")
 
     def describe(self) -> dict[str, Any]:
         """Domain and modes."""

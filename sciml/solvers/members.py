@@ -22,11 +22,14 @@ Data = float | Function
 Sampler = Callable[[int, torch.Generator], Function]
 
 __all__ = [
+    "Applied",
     "Data",
     "Family",
     "Function",
     "Sampler",
     "boundary_of",
+    "check_counts",
+    "check_trainable",
     "constant_boundary",
     "refuse_outside",
     "relative",
@@ -66,6 +69,21 @@ def refuse_outside(domain: Domain, x: Tensor) -> None:
     if not bool(inside.all()):
         at = [round(c, 6) for c in x[~inside][0].tolist()]
         raise ValueError(f"points holds {int((~inside).sum())} of {len(x)} outside the domain, first {at}")
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a learned kernel makes of data.
+
+    Attributes:
+        field: the solution, or several.
+        error: relative error that it expects; None if unknown.
+        status: one sentence.
+    """
+
+    field: Any
+    error: float | None
+    status: str
 
 
 @dataclass(frozen=True)
@@ -169,3 +187,27 @@ def relative(difference: Tensor, reference: Tensor) -> float:
     size = float(reference.abs().max())
     gap = float(difference.abs().max())
     return gap / size if size > 0 else (0.0 if gap == 0 else math.inf)
+
+
+def check_counts(options: Any, **least: int) -> None:
+    """Refuse options that are no whole numbers from their least value on.
+
+    Raises:
+        ValueError: naming the first that is none.
+    """
+    for name, low in least.items():
+        value = getattr(options, name)
+        if not (isinstance(value, int) and value >= low):
+            raise ValueError(f"{name} is {value!r}, but must be a whole number >= {low}")
+
+
+def check_trainable(model: float, labels: int, members: int) -> None:
+    """Refuse a training on nothing, or on labels of members that are not drawn.
+
+    Raises:
+        ValueError: saying which.
+    """
+    if labels > members:
+        raise ValueError(f"labels is {labels}, but only {members} members are drawn")
+    if not model and not labels:
+        raise ValueError("model is 0 and labels is 0, so there is nothing to train on")

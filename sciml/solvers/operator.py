@@ -20,13 +20,13 @@ from sciml.domain import Domain
 from sciml.files import write_h5
 from sciml.solution import Solution
 from sciml.solvers.lowrank import LowRankKernel
-from sciml.solvers.members import Data, boundary_of
+from sciml.solvers.members import Applied, Data, boundary_of
 from sciml.solvers.semigroup import SemigroupKernel
 from sciml.solvers.semilinear import SemilinearKernel
 from sciml.solvers.singular_kernel import SingularKernel
 from sciml.solvers.trained import TrainedKernel
 
-__all__ = ["Applied", "LearnedKernel", "Operator"]
+__all__ = ["LearnedKernel", "Operator"]
 
 # kind in the file -> class that restores it
 _KERNELS: dict[str, Any] = {
@@ -36,14 +36,6 @@ _KERNELS: dict[str, Any] = {
     "semigroup": SemigroupKernel,
     "semilinear": SemilinearKernel,
 }
-
-
-class Applied(Protocol):
-    """What a kernel makes of data: the field, the relative error it expects (None: unknown) and a sentence."""
-
-    field: Any
-    error: float | None
-    status: str
 
 
 class LearnedKernel(Protocol):

@@ -21,23 +21,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sciml.activations import Activation, tanh
-from sciml.calculus import Taylor
 from sciml.domain import Box, domain_from
 from sciml.networks import Dense
 from sciml.objective import Batch, Block
-from sciml.problem import Evolution, Unknown
+from sciml.problem import Evolution
 from sciml.solvers.differences import FiniteDifference
-from sciml.solvers.members import Data, Family, Function, constant_boundary, refuse_outside, values_of
+from sciml.solvers.locality import influence, symmetries
+from sciml.solvers.members import (
+    Applied,
+    Data,
+    Family,
+    Function,
+    check_counts,
+    check_trainable,
+    constant_boundary,
+    refuse_outside,
+    values_of,
+)
 from sciml.solvers.risk import Risk, mean_weights
+from sciml.solvers.shorttime import ORDER, Row, ShortTime, Strip
 from sciml.training import Adam, Stage, fit
 
-__all__ = ["Semigroup", "SemigroupField", "SemigroupKernel", "ShortTime", "influence", "symmetries"]
+__all__ = ["Semigroup", "SemigroupField", "SemigroupKernel"]
 
-_ORDER = 6  # nodes of the polynomials that states are interpolated by
-_PROBES = 128  # cells of the grid on which influence is measured
 _SUB = 8  # times per step at which labels are kept
 
 
@@ -85,17 +94,10 @@ class Semigroup:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        least = {"channels": 1, "parts": 1, "cells": 8, "members": 1, "labels": 0, "rounds": 1, "points": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= low):
-                raise ValueError(f"{name} is {value!r}, but must be a whole number >= {low}")
+        check_counts(self, channels=1, parts=1, cells=8, members=1, labels=0, rounds=1, points=1)
         if self.reach is not None and not 0 < self.reach <= 0.5:
             raise ValueError(f"reach is {self.reach!r}, but must lie in (0, 0.5], a share of the interval, or be None")
-        if self.labels > self.members:
-            raise ValueError(f"labels is {self.labels}, but only {self.members} members are drawn")
-        if not self.model and not self.labels:
-            raise ValueError("model is 0 and labels is 0, so there is nothing to train on")
+        check_trainable(self.model, self.labels, self.members)
 
     def learn(
         self,
@@ -125,213 +127,6 @@ class Semigroup:
         return kernel, history.status, history
 
 
-def symmetries(problem: Evolution) -> tuple[bool, bool, bool]:
-    """Whether u_t = rate is the same at all times, the same at all places, and invariant under (x, u) -> (-x, -u).
-
-    Asked of the rate itself, at random values of u and its derivatives.
-    """
-    generator = torch.Generator().manual_seed(0)
-    x, other = (problem.space.interior(64, generator) for _ in range(2))
-    drawn: dict[tuple[int, ...], Tensor] = {}
-
-    def value(index: tuple[int, ...]) -> Tensor:
-        if index not in drawn:
-            drawn[index] = torch.randn(64, generator=generator, dtype=torch.float64)
-        return drawn[index]
-
-    def rate(at: Tensor, time: float, odd: bool = False) -> Tensor:
-        def seen(index: tuple[int, ...]) -> Tensor:
-            return -value(index) if odd and len(index) % 2 == 0 else value(index)
-
-        u = Unknown(seen(()), problem.coordinates[1:], seen, torch.full((64,), time, dtype=torch.float64))
-        found = problem.rate(at, u)
-        return torch.as_tensor(found.value if isinstance(found, Unknown) else found, dtype=torch.float64).expand(64)
-
-    begin, end = problem.time
-    plain = rate(x, begin)
-    steady = torch.allclose(plain, rate(x, 0.3 * begin + 0.7 * end))
-    return steady, torch.allclose(plain, rate(other, begin)), torch.allclose(plain, -rate(x, begin, odd=True))
-
-
-def influence(problem: Evolution, initial: Function, tau: float) -> float:
-    """How far states have influence within a time tau, as a share of the interval, at most 1/2.
-
-    The two largest of the given members are disturbed at three places each; differences of `FiniteDifference`
-    solutions count down to a thousandth of the largest one.
-    """
-    low, high = (float(b) for b in problem.space.bounds)
-    length, begin = high - low, problem.time[0]
-    nodes = torch.linspace(low, high, _PROBES + 1, dtype=torch.float64)[:, None]
-    end = torch.cat([torch.full_like(nodes, begin + tau), nodes], 1)
-    sizes = values_of("initial", initial, nodes).square().mean(0).sqrt()
-
-    def state(start: Callable[[Tensor], Tensor]) -> Tensor:
-        short = Evolution(problem.space, problem.rate, start, problem.conditions, (begin, begin + tau))
-        return FiniteDifference(_PROBES, rtol=1e-6).solve(short)(end)
-
-    farthest = 2 / _PROBES
-    for k in sizes.argsort(descending=True)[:2].tolist():
-        calm = state(lambda x, k=k: initial(x)[:, k])  # type: ignore[misc]
-        for share in (0.3, 0.5, 0.7):
-            place, width = low + share * length, 2 * length / _PROBES
-
-            def disturbed(x: Tensor, k: int = k, place: float = place, width: float = width) -> Tensor:
-                bump = torch.exp(-(((x[:, 0] - place) / width) ** 2))
-                return initial(x)[:, k] + 0.1 * float(sizes[k]) * bump
-
-            gap = (state(disturbed) - calm).abs()
-            met = (nodes[:, 0] - place).abs()[gap > 1e-3 * gap.max()]
-            farthest = max(farthest, float(met.max()) / length if len(met) else 0.0)
-    return min(farthest, 0.5)
-
-
-@dataclass(frozen=True)
-class _Strip:
-    """A uniform grid on an interval, whose functions are continued as odd ones.
-
-    Attributes:
-        low: end of the interval.
-        high: the other.
-        cells: of the grid.
-        reach: cells to either side that a window shows.
-    """
-
-    low: float
-    high: float
-    cells: int
-    reach: int
-
-    @property
-    def nodes(self) -> Tensor:
-        return torch.linspace(self.low, self.high, self.cells + 1, dtype=torch.float64)
-
-    def extended(self, values: Tensor) -> Tensor:
-        """Values ``(.., cells + 1 + 2 margin)`` on a wider grid."""
-        margin, n = self.reach + _ORDER // 2, self.cells
-        left, right = values[..., 1 : margin + 1], values[..., n - margin : n]
-        return torch.cat([-left.flip(-1), values, -right.flip(-1)], -1)
-
-    def windows(self, extended: Tensor, owner: Tensor, x: Tensor, order: int = 0) -> list[Tensor]:
-        """States ``owner (n,)`` around x ``(n,)``, each ``(n, 2 reach + 1)``: u(x + i h) and derivatives in x."""
-        h = (self.high - self.low) / self.cells
-        place = (x - self.low) / h
-        first = place.floor().long().clamp(0, self.cells - 1)
-        wide = torch.arange(2 * self.reach + _ORDER)
-        # of node i - reach - (order / 2 - 1) of the strip the extended values start one margin earlier
-        values = extended[owner[:, None], first[:, None] + 1 + wide].unfold(1, _ORDER, 1)
-        weights = _lagrange(place - first, order).to(values)
-        return [torch.einsum("nim,nm->ni", values, w) / h**k for k, w in enumerate(weights)]
-
-
-def _lagrange(t: Tensor, order: int) -> Tensor:
-    """Weights ``(order + 1, n, 6)`` of values at -2, .., 3 for the value and derivatives at t in [0, 1]."""
-    nodes = torch.arange(_ORDER, dtype=torch.float64) - (_ORDER // 2 - 1)
-    # columns: coefficients of the six polynomials
-    polynomials = torch.linalg.inv(nodes[:, None] ** torch.arange(_ORDER))
-    powers = t.double()[:, None] ** torch.arange(_ORDER)
-    slope = torch.diag(torch.arange(1, _ORDER, dtype=torch.float64), 1)
-    tables = [polynomials]
-    for _ in range(order):
-        tables.append(slope @ tables[-1])
-    return torch.stack([powers @ table for table in tables])
-
-
-class ShortTime(nn.Module):
-    """S_s: from a window of a state to the state a time s later, at the window's middle.
-
-    Args:
-        kernel: G, of an offset in [-1, 1], the window.
-        head: F, of (s / tau, value, c), and x in [-1, 1] where it is not invariant.
-        tau: longest time.
-        reach: nodes to either side in a window.
-        size: of the states, by which they are divided.
-        odd: make F odd; otherwise it sees x, and what it makes vanishes at x = -1 and 1.
-    """
-
-    def __init__(self, kernel: Dense, head: Dense, tau: float, reach: int, size: float, odd: bool) -> None:
-        super().__init__()
-        self.kernel, self.head = kernel, head
-        self.tau, self.reach, self.size, self.odd = tau, reach, size, odd
-
-    def forward(self, windows: Sequence[Tensor], s: Tensor, x: Tensor) -> Tensor:
-        """Values ``(n,)``."""
-        return self.taylor(windows, s, x, (0, None)).value[:, 0]
-
-    def taylor(
-        self, windows: Sequence[Tensor], s: Tensor, x: Tensor, request: tuple[int, Any], scale: float = 1.0
-    ) -> Taylor:
-        """The expansion in (s, x), values ``(n, 1)``.
-
-        Args:
-            windows: of the state and its derivatives in x.
-            s: times ``(n,)`` since the state.
-            x: places ``(n,)`` in [-1, 1].
-            request: as in `Taylor.seed`.
-            scale: dx in [-1, 1] for dx of the problem.
-        """
-        offsets = torch.linspace(-1, 1, 2 * self.reach + 1, dtype=s.dtype, device=s.device)[:, None]
-        kernel = self.kernel(offsets).reshape(len(offsets), -1) / len(offsets) ** 0.5
-        middle = torch.zeros_like(kernel[:, :1])
-        middle[self.reach] = 1.0
-        table = torch.cat([middle, kernel], 1) / self.size
-        time = self._coordinate(s / self.tau, 0, 1 / self.tau, request)
-        place = None if self.odd else self._coordinate(x, 1, scale, request)
-        change = self.head.taylor(_joined(time, self._seen(windows, table, request), place))
-        if self.odd:
-            mirrored = self.head.taylor(_joined(time, self._seen(windows, -table.flip(0), request), None))
-            change = (change + mirrored.map(torch.neg)).map(lambda a: 0.5 * a)
-        else:
-            assert place is not None
-            change = change * (place * place).map(torch.neg, torch.ones_like(place.value))
-        start = self._seen(windows, middle, request)
-        return start + (change * time).map(lambda a: self.size * a)
-
-    def _coordinate(self, values: Tensor, axis: int, slope: float, request: tuple[int, Any]) -> Taylor:
-        seed = Taylor.seed(torch.zeros(len(values), 2, dtype=values.dtype), *request)
-        one = seed.map(lambda a: slope * a[..., axis : axis + 1])
-        return Taylor(values[:, None], one.first, one.lap, one.second, one.pairs)
-
-    def _seen(self, windows: Sequence[Tensor], table: Tensor, request: tuple[int, Any]) -> Taylor:
-        """Integrals ``(n, k)`` over the window, along (s, x); a window does not change with s."""
-        order, pairs = request
-        parts = [w @ table for w in windows[: order + 1]]
-        first = lap = second = None
-        if order:
-            first = torch.stack([torch.zeros_like(parts[1]), parts[1]])
-        if order == 2 and pairs is None:
-            lap = parts[2]
-        elif order == 2:
-            second = torch.stack([parts[2] if p == (1, 1) else torch.zeros_like(parts[2]) for p in pairs])
-        return Taylor(parts[0], first, lap, second, pairs or ())
-
-
-def _joined(*parts: Taylor | None) -> Taylor:
-    """All columns side by side."""
-    given = [p for p in parts if p is not None]
-
-    def cat(name: str) -> Tensor | None:
-        pieces = [getattr(p, name) for p in given]
-        return None if pieces[0] is None else torch.cat([p.expand(*pieces[1].shape[:-1], -1) for p in pieces], -1)
-
-    value = torch.cat([p.value for p in given], -1)
-    return Taylor(value, cat("first"), cat("lap"), cat("second"), given[0].pairs)
-
-
-class _Row:
-    """One field of space-time points ``(s, x)``, each of which has its own state: what equations are asked of."""
-
-    def __init__(self, network: ShortTime, windows: Sequence[Tensor], strip: _Strip) -> None:
-        self.network, self.windows, self.strip = network, windows, strip
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.taylor(Taylor(x)).value[:, 0]
-
-    def taylor(self, t: Taylor) -> Taylor:
-        s, x = t.value.unbind(1)
-        scale = 2 / (self.strip.high - self.strip.low)
-        return self.network.taylor(self.windows, s, (x - self.strip.low) * scale - 1, t.request, scale)
-
-
 class _Training:
     """Risk and batches of a family: rows of (state, time since it, place)."""
 
@@ -351,13 +146,13 @@ class _Training:
         size, tau = kernel.network.size, kernel.network.tau
 
         def equation(field: Any, block: Block) -> Tensor:
-            row = _Row(field, block.given, strip)
+            row = Row(field, block.given, strip)
             (found,) = family.problem.pde().residual(row, block.x)  # type: ignore[union-attr]
             return (found * (tau / size))[:, None]
 
         def label(field: Any, block: Block) -> Tensor:
             *windows, target = block.given
-            return (_Row(field, windows, strip)(block.x) - target)[:, None] / size
+            return (Row(field, windows, strip)(block.x) - target)[:, None] / size
 
         self.risk = Risk({"interior": equation, "label": label}, {"interior": options.model, "label": options.label})
 
@@ -399,18 +194,11 @@ class _Training:
             begin = torch.randint(times - _SUB, (n,), generator=generator)
             node = torch.randint(strip.cells + 1, (n,), generator=generator)
             span = torch.arange(2 * strip.reach + 1)
-            margin = strip.reach + _ORDER // 2
-            window = self.targets[k[:, None], begin[:, None], node[:, None] + _ORDER // 2 + span]
+            margin = strip.reach + ORDER // 2
+            window = self.targets[k[:, None], begin[:, None], node[:, None] + ORDER // 2 + span]
             x = torch.stack([tau * ahead / _SUB, strip.nodes[node]], 1)
             blocks["label"] = Block(x, mean_weights(x), given=(window, self.targets[k, begin + ahead, node + margin]))
         return Batch(blocks)
-
-
-@dataclass(frozen=True)
-class _Applied:
-    field: SemigroupField
-    error: float | None
-    status: str
 
 
 class SemigroupKernel:
@@ -426,7 +214,7 @@ class SemigroupKernel:
     def __init__(self, domain: Box, network: ShortTime, cells: int, parts: int) -> None:
         self.domain, self.network, self.parts = domain, network, parts
         low, high = (float(b[1]) for b in domain.bounds)
-        self.strip = _Strip(low, high, cells, network.reach)
+        self.strip = Strip(low, high, cells, network.reach)
 
     @classmethod
     def build(
@@ -463,7 +251,7 @@ class SemigroupKernel:
         strip, found = self.strip, [initial]
         like = next(self.network.parameters())
         place = torch.linspace(-1, 1, strip.cells + 1, dtype=torch.float64).repeat(len(initial)).to(like)
-        margin = _ORDER // 2
+        margin = ORDER // 2
         for _ in range(self.parts):
             wide = strip.extended(found[-1])[:, margin:-margin]
             window = wide.unfold(1, 2 * strip.reach + 1, 1).reshape(len(place), -1).to(like)
@@ -481,7 +269,7 @@ class SemigroupKernel:
         """
         raise ValueError("the operator is nonlinear, so it has no single kernel G(x, y)")
 
-    def apply(self, source: Data, boundary: Data) -> _Applied:
+    def apply(self, source: Data, boundary: Data) -> Applied:
         """The solution from initial values.
 
         Raises:
@@ -493,7 +281,7 @@ class SemigroupKernel:
         with torch.no_grad():
             states = self.states(initial)
         field = SemigroupField(self, states, single=len(states) == 1)
-        return _Applied(field, None, f"{self.parts} steps of a trained operator")
+        return Applied(field, None, f"{self.parts} steps of a trained operator")
 
     def describe(self) -> dict[str, Any]:
         """All but the arrays."""
@@ -550,7 +338,7 @@ class SemigroupField:
         tau, many = kernel.network.tau, len(self.states)
         since = x[:, 0].double() - begin
         part = (since / tau).floor().long().clamp(0, kernel.parts - 1)
-        states = strip.extended(self.states).reshape(-1, self.states.shape[-1] + 2 * (strip.reach + _ORDER // 2))
+        states = strip.extended(self.states).reshape(-1, self.states.shape[-1] + 2 * (strip.reach + ORDER // 2))
         owner = (part[:, None] + torch.arange(many) * self.states.shape[1]).reshape(-1)
         place = x[:, 1].double().repeat_interleave(many)
         s = (since - part * tau).repeat_interleave(many)

@@ -25,7 +25,7 @@ from sciml.domain import Domain, domain_from
 from sciml.problem import PDE, Unknown
 from sciml.solvers.harmonic import edge_of
 from sciml.solvers.lowrank import MODES, factorised, products, products_of
-from sciml.solvers.members import Data, Family, relative, values_of
+from sciml.solvers.members import Applied, Data, Family, relative, values_of
 from sciml.solvers.quadrature import derivative, tensor_rule
 from sciml.solvers.singular_kernel import PotentialField
 
@@ -153,13 +153,6 @@ def gmres(apply: Any, right: Tensor, steps: int, tolerance: float) -> Tensor:
     return torch.einsum("kjq,kj->kq", torch.stack(basis[: y.shape[1]], 1), y)
 
 
-@dataclass(frozen=True)
-class _Applied:
-    field: PotentialField
-    error: float | None
-    status: str
-
-
 class SemilinearKernel:
     """G with the equation whose linearisation it inverts; made by `Semilinear`.
 
@@ -197,7 +190,7 @@ class SemilinearKernel:
         found, slopes = _linearised(self.problem, x, {i: v.reshape(-1) for i, v in values.items()})
         return values, found.reshape(many, -1), {i: s.reshape(many, -1) for i, s in slopes.items()}
 
-    def apply(self, source: Data, boundary: Data) -> _Applied:
+    def apply(self, source: Data, boundary: Data) -> Applied:
         """The solution for a source and Dirichlet data.
 
         Raises:
@@ -240,7 +233,7 @@ class SemilinearKernel:
             share = torch.where(bad, share / 2, share)
             share = torch.where(share < _SHORTEST, 0.0, share)
 
-    def _applied(self, c: Tensor, g: Tensor, steps: int, change: float) -> _Applied:
+    def _applied(self, c: Tensor, g: Tensor, steps: int, change: float) -> Applied:
         many = len(c)
         potential = c.reshape(many, *(self.modes,) * self.domain.dim)
         field = PotentialField(self.domain, None, potential, c.new_zeros(0, many), many == 1)
@@ -248,8 +241,8 @@ class SemilinearKernel:
         size = relative(missed, torch.cat([c @ self.tables[()].T, g], 1))
         if change > 1e3 * self.tolerance:
             status = f"Newton's method did not converge: after {steps} steps the last changed u by {change:.1e}"
-            return _Applied(field, None, status)
-        return _Applied(field, None, f"{steps} steps of Newton's method, boundary values met to {size:.1e}")
+            return Applied(field, None, status)
+        return Applied(field, None, f"{steps} steps of Newton's method, boundary values met to {size:.1e}")
 
     def describe(self) -> dict[str, Any]:
         """Domain, modes and tolerance."""

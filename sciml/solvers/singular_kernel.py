@@ -26,7 +26,7 @@ from sciml.domain import Ball, Box, Domain, domain_from
 from sciml.problem import Elliptic
 from sciml.solvers.fundamental import axis_integrals, imaged, separable
 from sciml.solvers.harmonic import box_and_holes, edge, features
-from sciml.solvers.members import Data, Family, refuse_outside, relative, values_of
+from sciml.solvers.members import Applied, Data, Family, refuse_outside, relative, values_of
 from sciml.solvers.quadrature import gauss, legendre, product_points, transform
 
 __all__ = ["PotentialField", "SingularKernel", "SingularityAware"]
@@ -83,13 +83,6 @@ class SingularityAware:
         basis, fit = basis.contiguous(), fit.contiguous()  # as files give them back, to the last bit
         kernel = SingularKernel(problem.domain, a, modes, degree, self.images, boundary.points, (basis, fit))
         return kernel, f"linear least squares: {len(basis)} harmonic functions at {len(root)} boundary nodes", None
-
-
-@dataclass(frozen=True)
-class _Applied:
-    field: PotentialField
-    error: float | None
-    status: str
 
 
 class SingularKernel:
@@ -203,7 +196,7 @@ class SingularKernel:
             total += weight * term
         return total / self.a
 
-    def apply(self, source: Data, boundary: Data) -> _Applied:
+    def apply(self, source: Data, boundary: Data) -> Applied:
         """The solution for a source and Dirichlet data."""
         coefficients, tail = self.expand(source)
         potential = self.potential(coefficients)
@@ -221,7 +214,7 @@ class SingularKernel:
         whole = torch.cat([field.values(self.domain.interior(64)), given.expand(-1, many)])
         error = relative(missed, whole) + tail
         status = f"boundary values met to {relative(missed, whole):.1e}, source resolved to {tail:.1e}"
-        return _Applied(field, error, status)
+        return Applied(field, error, status)
 
     def describe(self) -> dict[str, Any]:
         """Domain and options."""

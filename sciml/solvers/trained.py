@@ -27,12 +27,20 @@ from sciml.objective import Batch, Block, Objective
 from sciml.problem import Elliptic, Evolution
 from sciml.solvers.differences import FiniteDifference
 from sciml.solvers.integral import IntegralNetwork, Interpolant, Kernel, Members
-from sciml.solvers.members import Data, Family, Function, boundary_of, constant_boundary, values_of
+from sciml.solvers.members import (
+    Applied,
+    Data,
+    Family,
+    Function,
+    boundary_of,
+    check_counts,
+    check_trainable,
+    constant_boundary,
+    values_of,
+)
 from sciml.solvers.quadrature import boundary_rule, domain_rule, gauss
 from sciml.solvers.risk import EnergyRisk, Risk, balanced, mean_weights, repeated, volume_rule
 from sciml.training import Adam, Stage, fit
-
-__all__ = ["Risk", "Trained", "TrainedKernel", "mean_weights"]
 
 __all__ = ["Trained", "TrainedKernel"]
 
@@ -85,14 +93,8 @@ class Trained:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name, least in (("nodes", 2), ("members", 1), ("labels", 0), ("cells", 4), ("points", 1), ("channels", 1)):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= least):
-                raise ValueError(f"{name} is {value!r}, but must be a whole number >= {least}")
-        if self.labels > self.members:
-            raise ValueError(f"labels is {self.labels}, but only {self.members} members are drawn")
-        if not self.model and not self.labels:
-            raise ValueError("model is 0 and labels is 0, so there is nothing to train on")
+        check_counts(self, nodes=2, members=1, labels=0, cells=4, points=1, channels=1)
+        check_trainable(self.model, self.labels, self.members)
 
     @property
     def linear(self) -> bool:
@@ -210,13 +212,6 @@ class _Training:
         return Batch(blocks)
 
 
-@dataclass(frozen=True)
-class _Applied:
-    field: IntegralNetwork
-    error: float | None
-    status: str
-
-
 class TrainedKernel:
     """A kernel, or several, with the quadrature that applies them; made by `Trained`.
 
@@ -289,7 +284,7 @@ class TrainedKernel:
             values = values * network.domain.factor(y) if kernel.symmetric else values
         return values
 
-    def apply(self, source: Data, boundary: Data) -> _Applied:
+    def apply(self, source: Data, boundary: Data) -> Applied:
         """The solution for a source (initial values, for an evolution) and Dirichlet data.
 
         Raises:
@@ -309,7 +304,7 @@ class TrainedKernel:
         if not {d.shape[1] for d in data} <= {1, many}:
             raise ValueError(f"boundary gives {data[1].shape[1]} functions, but source gives {data[0].shape[1]}")
         field = self.network.twin([d.expand(-1, many) for d in data], single=many == 1)
-        return _Applied(field, None, "the integral of the data against a trained kernel")
+        return Applied(field, None, "the integral of the data against a trained kernel")
 
     def describe(self) -> dict[str, Any]:
         """Kinds of data and the network."""

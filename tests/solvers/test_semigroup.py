@@ -10,7 +10,9 @@ import torch
 import sciml
 from sciml import Box, Dirichlet, Elliptic, Evolution, Family, GreensSolver, compare, jet
 from sciml.optimizers import SOAP
-from sciml.solvers.semigroup import Semigroup, _Row, _Strip, influence, symmetries
+from sciml.solvers.locality import influence, symmetries
+from sciml.solvers.semigroup import Semigroup
+from sciml.solvers.shorttime import Row, Strip
 from sciml.training import Adam
 
 PI = math.pi
@@ -85,7 +87,7 @@ def test_influence_is_as_far_as_waves_and_heat_travel():
 
 
 def test_windows_are_values_and_derivatives_beside_a_point():
-    strip = _Strip(-1.0, 1.0, 64, 8)
+    strip = Strip(-1.0, 1.0, 64, 8)
     u = torch.stack([torch.sin(PI * strip.nodes), torch.sin(3 * PI * strip.nodes)])
     x = torch.tensor([-1.0, -0.93, 0.2, 1.0], dtype=torch.float64)
     beside = x[:, None] + torch.arange(-8, 9) * (2 / 64)  # beyond the ends as well
@@ -114,10 +116,10 @@ def test_ends_starts_and_derivatives(problem):
     owner = torch.zeros(6, dtype=torch.long)
 
     def values(p):
-        row = _Row(kernel.network, kernel.strip.windows(states, owner, p[:, 1]), kernel.strip)
+        row = Row(kernel.network, kernel.strip.windows(states, owner, p[:, 1]), kernel.strip)
         return row(p).detach()
 
-    row = _Row(kernel.network, kernel.strip.windows(states, owner, places[:, 1], 2), kernel.strip)
+    row = Row(kernel.network, kernel.strip.windows(states, owner, places[:, 1], 2), kernel.strip)
     found = jet(row, places, 2, [(0, 1), (1, 1)])
     t, s = torch.tensor([[1e-4, 0.0], [0.0, 1e-4]], dtype=torch.float64)
     for axis, step in enumerate((t, s)):
