@@ -68,7 +68,7 @@ VARIANTS = {
     "paper": Config(samples=600, length=24, steps=5000),
     "smoke": Config(case="predator_prey", samples=20, widths=(16,), steps=40, tuning=3, batch=64),
     "van_der_pol": Config(case="van_der_pol"),
-    "oregonator": Config(case="oregonator"),
+    "oregonator": Config(case="oregonator", samples=4000, length=8, steps=7000, spread=1.0),
     "predator_prey": Config(case="predator_prey"),
     "ring": Config(case="ring", samples=400, widths=(96, 96), spread=0.01),
 }
@@ -269,7 +269,9 @@ def follow(system: System, model: FlowMap, times: np.ndarray) -> np.ndarray:
 
 
 def period(t: np.ndarray, y: np.ndarray) -> float:
-    """Mean time between rises of y through the middle of its range, interpolated; nan for fewer than two rises."""
+    """Mean time between rises of y through the middle of its range, interpolated; nan where there are not two."""
+    if not np.isfinite(y).all():
+        return float("nan")
     above = y - (y.min() + y.max()) / 2
     k = np.flatnonzero((above[:-1] < 0) & (above[1:] >= 0))
     crossings = t[k] + (t[k + 1] - t[k]) * above[k] / (above[k] - above[k + 1])
@@ -281,7 +283,8 @@ def _oscillation(system: System, model: FlowMap) -> dict[str, float]:
     assert system.dt is not None
     t = grid(system, round(_LAPS * system.end / system.dt))
     exact, ours = reference(system, np.array(system.start), t), follow(system, model, t)
-    first = [np.log(y[:, 0]) if system.positive else y[:, 0] for y in (exact, ours)]
+    # a rollout that has gone astray has no period
+    first = [np.log(np.maximum(y[:, 0], 1e-300)) if system.positive else y[:, 0] for y in (exact, ours)]
     periods = [period(t, y) for y in first]
     peaks = [np.abs(y).max(0) for y in (exact, ours)]
     return {

@@ -70,16 +70,16 @@ class Archive:
     @property
     def best(self) -> int | None:
         """The feasible design with the smallest objective, of these the one with the smallest worst error."""
-        rows = np.flatnonzero(self.feasible)
-        return int(min(rows, key=lambda i: (self.objectives[i], self.worst[i]))) if len(rows) else None
+        rows, worst = np.flatnonzero(self.feasible), self.worst
+        return int(min(rows, key=lambda i: (self.objectives[i], worst[i]))) if len(rows) else None
 
     def front(self) -> np.ndarray:
         """Rows that no other row beats in both objective and worst error, by growing objective."""
-        rows, least = [], np.inf
-        for i in sorted(range(len(self)), key=lambda i: (self.objectives[i], self.worst[i])):
-            if self.worst[i] < least and not np.isnan(self.errors[i]).any():
+        rows, least, worst = [], np.inf, self.worst
+        for i in sorted(range(len(self)), key=lambda i: (self.objectives[i], worst[i])):
+            if worst[i] < least and not np.isnan(self.errors[i]).any():
                 rows.append(i)
-                least = self.worst[i]
+                least = worst[i]
         return np.array(rows, dtype=int)
 
 

@@ -155,7 +155,7 @@ class FlowMap(nn.Module):
         out = self.network(z)
         return out[:, None] if out.ndim == 1 else out
 
-    def advance(self, x: Tensor, dt: float | Tensor | None = None) -> Tensor:
+    def advance(self, x: Tensor, dt: float | np.ndarray | Tensor | None = None) -> Tensor:
         """One step of states ``(n, d)`` in float64."""
         z = self.transform(x)
         inputs = self.inputs(z if self.dt is not None else torch.cat([z, self._log(dt, x)], 1))
@@ -165,7 +165,7 @@ class FlowMap(nn.Module):
         after = self.untransform(z + self.increment.inverse(label))
         return after * (x.sum(1) / after.sum(1).clamp_min(1e-300))[:, None] if self.conserve else after
 
-    def _log(self, dt: float | Tensor | None, x: Tensor) -> Tensor:
+    def _log(self, dt: float | np.ndarray | Tensor | None, x: Tensor) -> Tensor:
         return torch.as_tensor(dt, dtype=x.dtype).log().expand(len(x)).reshape(-1, 1)
 
     def step(self, states: np.ndarray, dt: float | np.ndarray | None = None) -> np.ndarray:

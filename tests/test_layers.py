@@ -15,7 +15,8 @@ ROOMS = {
     "results": {"files"},
     "conditions": {"calculus", "domain"},
     "unknown": {"calculus"},
-    "problem": {"calculus", "domain", "conditions", "unknown"},
+    "bounded": {"domain", "conditions"},
+    "problem": {"bounded", "calculus", "domain", "conditions", "unknown"},
     "activations": {"calculus"},
     "initialisations": {"activations"},
     "laplacian": {"activations"},
@@ -39,7 +40,7 @@ ROOMS["kriging"] = set()
 ROOMS["integer"] = {"archive", "kriging", "search"}
 BELOW_SOLVERS = set(ROOMS)
 ROOMS["solvers"] = BELOW_SOLVERS
-ROOMS["chemistry"] = BELOW_SOLVERS - {"problem", "conditions", "unknown", "objective", "domain"}
+ROOMS["chemistry"] = BELOW_SOLVERS - {"problem", "bounded", "conditions", "unknown", "objective", "domain"}
 ROOMS["options"] = set()
 ROOMS["report"] = {"results", "solution"}
 ROOMS["own"] = {"problem", "report", "results", "solvers"}
