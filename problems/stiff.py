@@ -269,7 +269,7 @@ def follow(system: System, model: FlowMap, times: np.ndarray) -> np.ndarray:
 
 
 def period(t: np.ndarray, y: np.ndarray) -> float:
-    """Mean time between rises of y through the middle of its range, interpolated; nan for fewer than two, or no numbers."""
+    """Mean time between rises of y through the middle of its range, interpolated; nan where there are not two."""
     if not np.isfinite(y).all():
         return float("nan")
     above = y - (y.min() + y.max()) / 2

@@ -41,6 +41,7 @@ _STAGES = 8
 _SHARE = (
     0.1  # of the tolerance, for what stages err in space; and of what a slab has left over for the next to be longer
 )
+_NOISE = 0.01  # of the error of the state that a slab starts from, which no features can fit, is seen in a stage
 _SHORTEST = 1e-6  # slab, as a share of the time
 _CHECKED = 500  # points in space at which errors are measured
 
@@ -205,13 +206,14 @@ def march(problem: Evolution, tolerance: float, clock: Deadline, elliptic: Ellip
     edges, parts, note = [begin], list[Sequence[FeatureField]](), ""
     length = end - begin
     state: Callable[[Tensor], Tensor] = problem.initial
-    squares = errors = carried = 0.0
+    squares = errors = carried = rough = noise = 0.0
+    y = problem.space.interior(_CHECKED, sobol=True)
     while edges[-1] < end:
         if clock.over:
             return None
         length = min(length, end - edges[-1])
         last = edges[-1] + 1.01 * length > end
-        slab = _Slab(problem, edges[-1], (end if last else edges[-1] + length) - edges[-1], state, tolerance)
+        slab = _Slab(problem, edges[-1], (end if last else edges[-1] + length) - edges[-1], state, tolerance, noise)
         stages = slab.stages(elliptic)
         if stages is None:
             return None
@@ -221,11 +223,12 @@ def march(problem: Evolution, tolerance: float, clock: Deadline, elliptic: Ellip
         if fitting < 0.9 and length > _SHORTEST * (end - begin):
             length *= max(fitting, 0.1)
             continue
-        carried += space + tail  # a slab hands its error on
+        carried, rough = carried + space + tail, rough + space  # a slab hands its errors on
         squares, errors = squares + length * size**2, errors + length * carried**2
         edges.append(end if last else edges[-1] + length)
         parts.append(stages)
         state = slab.final(stages)
+        noise = rough / max(float(state(y).square().mean().sqrt()), 1e-300)
         length *= min(max(fitting, 0.9), 4.0)
     field = StageField(edges, parts, _Slab.polynomials())
     estimate = max(math.sqrt(errors / squares) if squares else errors, 1e-15)
@@ -244,6 +247,7 @@ class _Slab:
         length: tau.
         state: u at its begin, a function of space.
         tolerance: relative error to reach.
+        noise: relative error in space of the state.
     """
 
     problem: Evolution
@@ -251,6 +255,7 @@ class _Slab:
     length: float
     state: Callable[[Tensor], Tensor]
     tolerance: float
+    noise: float = 0.0
     radau: ClassVar[_Radau] = _Radau(_STAGES)
 
     @classmethod
@@ -265,7 +270,8 @@ class _Slab:
         for k in range(len(inverse)):
             # how much of an error in W_k, relative to its size, is seen in u, relative to the size of that
             seen = 2 * len(inverse) * np.abs(vectors[:, k]).max() * max(abs(inverse[k].sum()), 1e-3)
-            solution = elliptic(self._stage(k), min(max(_SHARE * self.tolerance / seen, 1e-12), 0.1))
+            goal = max(_SHARE * self.tolerance / seen, _NOISE * self.noise, 1e-12)
+            solution = elliptic(self._stage(k), min(goal, 0.1))
             if type(solution.field) is not FeatureField or not math.isfinite(solution.error_estimate or math.inf):
                 return None
             found.append(solution.field)
