@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from sciml.files import new_h5
+
 Outcome = tuple[float, np.ndarray]
 
 __all__ = ["Archive", "Outcome", "Store"]
+
+_CHUNK = 64  # rows
 
 
 @dataclass
@@ -65,16 +70,16 @@ class Archive:
     @property
     def best(self) -> int | None:
         """The feasible design with the smallest objective, of these the one with the smallest worst error."""
-        rows = np.flatnonzero(self.feasible)
-        return int(min(rows, key=lambda i: (self.objectives[i], self.worst[i]))) if len(rows) else None
+        rows, worst = np.flatnonzero(self.feasible), self.worst
+        return int(min(rows, key=lambda i: (self.objectives[i], worst[i]))) if len(rows) else None
 
     def front(self) -> np.ndarray:
         """Rows that no other row beats in both objective and worst error, by growing objective."""
-        rows, least = [], np.inf
-        for i in sorted(range(len(self)), key=lambda i: (self.objectives[i], self.worst[i])):
-            if self.worst[i] < least and not np.isnan(self.errors[i]).any():
+        rows, least, worst = [], np.inf, self.worst
+        for i in sorted(range(len(self)), key=lambda i: (self.objectives[i], worst[i])):
+            if worst[i] < least and not np.isnan(self.errors[i]).any():
                 rows.append(i)
-                least = self.worst[i]
+                least = worst[i]
         return np.array(rows, dtype=int)
 
 
@@ -95,16 +100,17 @@ class Store:
     def __init__(self, path: str | Path, dim: int, errors: int, fingerprint: str) -> None:
         self.path = Path(path)
         self._outcomes: dict[bytes, Outcome] = {}
+        self._room = 8 * _CHUNK * (dim + errors + 1) + (1 << 16)  # a new chunk of each array, and the tree of chunks
         if self.path.exists():
             self._read(fingerprint)
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with h5py.File(self.path, "w") as file:
+            with new_h5(self.path, block=1 << 16) as file:
                 file.attrs["kind"], file.attrs["fingerprint"] = "outcomes", fingerprint
                 for name, width in (("designs", dim), ("objectives", 0), ("errors", errors)):
                     shape = (0, width) if width else (0,)
-                    file.create_dataset(name, shape, "f8", maxshape=(None, *shape[1:]), chunks=(64, *shape[1:]))
+                    file.create_dataset(name, shape, "f8", maxshape=(None, *shape[1:]), chunks=(_CHUNK, *shape[1:]))
         except OSError as error:
             raise OSError(f"the cache {self.path} cannot be written: {error}") from error
 
@@ -140,11 +146,25 @@ class Store:
         row = len(self._outcomes)
         if design in self:
             return
+        self._reserve()
         with self._opened() as file:
             for name, value in (("designs", design), ("objectives", objective), ("errors", errors)):
                 file[name].resize(row + 1, axis=0)
                 file[name][row] = value
         self._outcomes[design.tobytes()] = (float(objective), np.asarray(errors, dtype=float))
+
+    def _reserve(self) -> None:
+        """Lengthen the file by what an append may take, zeros that closing it cuts off again.
+
+        A full disk then ends here, in a sentence, and not inside the HDF5 library, which ends the process.
+        """
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("ab") as file:
+                file.write(bytes(self._room))
+        except OSError as error:
+            os.truncate(self.path, size)
+            raise OSError(f"the cache {self.path} cannot be written: {error.strerror or error}") from error
 
     def _opened(self, patience: float = 60.0) -> h5py.File:
         """The file, to be written; whoever happens to read it locks it for a moment."""

@@ -21,6 +21,7 @@ __all__ = [
     "Data",
     "Dirichlet",
     "Initial",
+    "InvalidFunction",
     "Neumann",
     "Periodic",
     "Relation",
@@ -31,18 +32,31 @@ __all__ = [
 ]
 
 
+class InvalidFunction(ValueError):
+    """A function of a user's fails, or gives what it must not; a function that calls it passes this on as it is."""
+
+
 def evaluate(name: str, value: Value, x: Tensor) -> Tensor:
     """Values of a number or callable at points ``x (n, d)``, checked: shape ``(n,)`` and finite.
 
     Raises:
-        ValueError: for another shape, NaN or infinity; the message calls the value `name` and names a point.
+        ValueError: for another shape, NaN or infinity, or where the callable fails; the message calls the value `name`.
     """
     if isinstance(value, (int, float)):
         return torch.full((len(x),), float(value), dtype=x.dtype, device=x.device)
-    given = check_values(name, value(x), x)
+    try:
+        found = value(x)
+    except InvalidFunction:
+        raise
+    except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        raise InvalidFunction(
+            f"{name} fails at points of shape {tuple(x.shape)}: {error}; "
+            "it must be a function of one torch tensor (n, d), made of torch functions"
+        ) from error
+    given = check_values(name, found, x)
     if not bool(given.isfinite().all()):
         bad = [round(b, 6) for b in x[~given.isfinite()][0].tolist()]
-        raise ValueError(f"{name} is not finite at the point {bad}; finite values are needed there")
+        raise InvalidFunction(f"{name} is not finite at the point {bad}; finite values are needed there")
     return given
 
 
@@ -53,12 +67,22 @@ def check_values(name: str, given: Any, x: Tensor) -> Tensor:
         ValueError: for another shape.
     """
     if not isinstance(given, Tensor):
-        given = torch.as_tensor(given, dtype=x.dtype, device=x.device)
+        try:
+            given = torch.as_tensor(given, device=x.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = type(given).__name__
+            raise InvalidFunction(
+                f"{name} gave a {kind} at points of shape {tuple(x.shape)}, but must give (n,)"
+            ) from error
+    if given.is_complex():
+        raise InvalidFunction(
+            f"{name} gave complex values, but must be real: state real and imaginary part as two unknowns"
+        )
     if given.ndim == 0:
         given = given.expand(len(x))
     if tuple(given.shape) != (len(x),):
         shapes = f"{tuple(given.shape)} at points of shape {tuple(x.shape)}"
-        raise ValueError(f"{name} gave shape {shapes}, but must give one value per point, ({len(x)},)")
+        raise InvalidFunction(f"{name} gave shape {shapes}, but must give one value per point, ({len(x)},)")
     return given.to(x.dtype)
 
 
@@ -69,6 +93,11 @@ def check_value(name: str, value: Any) -> None:
             raise ValueError(f"{name} is {value}, but must be a finite number or a callable of the points (n, d)")
     elif not callable(value):
         raise TypeError(f"{name} is {value!r}, but must be a finite number or a callable of the points (n, d)")
+
+
+def _check_component(name: str, component: Any) -> None:
+    if not (isinstance(component, int) and component >= 0):
+        raise ValueError(f"{name} component is {component!r}, but must be a whole number >= 0")
 
 
 @dataclass(frozen=True)
@@ -92,6 +121,7 @@ class Dirichlet(Condition):
     def __post_init__(self) -> None:
         """Check the value."""
         check_value("Dirichlet value", self.value)
+        _check_component("Dirichlet", self.component)
 
     def at(self, x: Tensor) -> Tensor:
         """Prescribed values ``(n,)`` at boundary points."""
@@ -109,6 +139,7 @@ class Neumann(Condition):
     def __post_init__(self) -> None:
         """Check the flux."""
         check_value("Neumann flux", self.flux)
+        _check_component("Neumann", self.component)
 
     def at(self, x: Tensor) -> Tensor:
         """Prescribed flux ``(n,)`` at boundary points."""
@@ -128,6 +159,7 @@ class Robin(Condition):
         """Check coefficient and value."""
         check_value("Robin coefficient", self.coefficient)
         check_value("Robin value", self.value)
+        _check_component("Robin", self.component)
 
     def at(self, x: Tensor) -> Tensor:
         """Prescribed right-hand side ``(n,)``."""
@@ -155,6 +187,7 @@ class Initial(Condition):
     def __post_init__(self) -> None:
         """Check the value."""
         check_value("Initial value", self.value)
+        _check_component("Initial", self.component)
 
     def at(self, x: Tensor) -> Tensor:
         """Prescribed values ``(n,)`` on the initial face."""

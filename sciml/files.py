@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-__all__ = ["atomic", "jsonable", "read_h5", "read_json", "write_h5", "write_json"]
+__all__ = ["atomic", "jsonable", "new_h5", "read_h5", "read_json", "write_h5", "write_json"]
 
 _VERSION = 1
 
@@ -102,8 +102,7 @@ def write_h5(path: str | Path, description: Mapping[str, Any], arrays: Mapping[s
         OSError: if the folder cannot be written.
     """
     text = json.dumps(description, default=jsonable).encode()
-    # made in memory: a disk that fills up while the library writes leaves it in a state that ends the process
-    with h5py.File("image", "w", driver="core", backing_store=False, block_size=1 << 22) as file:
+    with new_h5(path) as file:
         file.attrs["format"] = "sciml"
         file.attrs["version"] = _VERSION
         # a dataset, not an attribute: attributes end at 64 kB
@@ -114,6 +113,23 @@ def write_h5(path: str | Path, description: Mapping[str, Any], arrays: Mapping[s
             if array.dtype.kind not in "biufc":
                 raise TypeError(f"array {name!r} has dtype {array.dtype}, but files hold numbers and booleans only")
             group.create_dataset(name, data=array)
+
+
+@contextmanager
+def new_h5(path: str | Path, block: int = 1 << 22) -> Iterator[h5py.File]:
+    """An HDF5 file that replaces `path` when the block ends well.
+
+    It is made in memory: a disk that fills up while the library writes leaves it in a state that ends the process.
+
+    Args:
+        path: the file.
+        block: bytes by which the memory grows.
+
+    Raises:
+        OSError: with the path and the reason, if it cannot be written.
+    """
+    with h5py.File("image", "w", driver="core", backing_store=False, block_size=block) as file:
+        yield file
         file.flush()
         image = file.id.get_file_image()
     with atomic(path) as temporary:

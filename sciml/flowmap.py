@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sciml.activations import gelu
+from sciml.expert import Expert
 from sciml.files import read_h5, write_h5
 from sciml.networks import Dense
 from sciml.training import Adam, History, Stage, fit
@@ -102,28 +103,34 @@ class FlowMap(nn.Module):
     """The step of a stiff system over a fixed time, or over a time given with every state.
 
     Args:
-        network: from standardised inputs to standardised increments.
+        network: from standardised inputs to standardised increments: a plain one, or one whose increments are accurate
+            relative to their size over many decades (see `expert`).
         positive: which columns of the state cannot be negative: they are Box-Cox transformed.
         inputs: standardisation of the transformed state (and of log dt).
         increment: scale of the increments.
         dt: the step, or None where log dt is an input.
         lmbda: of the Box-Cox transform; another `transforms.Transform` instead of a number takes its place.
         general: power of the generalised Box-Cox transform of the increments, or None.
+        conserve: the sum of the columns, all positive, stays as it is: a step is scaled to the sum it began with.
     """
 
     positive: Tensor
 
     def __init__(
         self,
-        network: Dense,
+        network: Dense | Expert,
         positive: Sequence[bool],
         inputs: Standardize,
         increment: Standardize,
         dt: float | None,
         lmbda: float | Transform = 0.1,
         general: float | None = None,
+        conserve: bool = False,
     ) -> None:
         super().__init__()
+        if conserve and not all(positive):
+            raise ValueError("conserve needs columns that cannot be negative, but positive leaves some out")
+        self.conserve = conserve
         self.network, self.inputs, self.increment = network, inputs, increment
         self.scale = lmbda if isinstance(lmbda, Transform) else BoxCox(lmbda)
         self.general = None if general is None else GeneralBoxCox(general)
@@ -148,33 +155,34 @@ class FlowMap(nn.Module):
         out = self.network(z)
         return out[:, None] if out.ndim == 1 else out
 
-    def advance(self, x: Tensor, dt: float | Tensor | None = None) -> Tensor:
+    def advance(self, x: Tensor, dt: float | np.ndarray | Tensor | None = None) -> Tensor:
         """One step of states ``(n, d)`` in float64."""
         z = self.transform(x)
         inputs = self.inputs(z if self.dt is not None else torch.cat([z, self._log(dt, x)], 1))
         label = self.head(inputs.to(next(self.network.parameters()).dtype)).to(x.dtype)
         if self.general is not None:
             label = self.general.inverse(label)
-        return self.untransform(z + self.increment.inverse(label))
+        after = self.untransform(z + self.increment.inverse(label))
+        return after * (x.sum(1) / after.sum(1).clamp_min(1e-300))[:, None] if self.conserve else after
 
-    def _log(self, dt: float | Tensor | None, x: Tensor) -> Tensor:
+    def _log(self, dt: float | np.ndarray | Tensor | None, x: Tensor) -> Tensor:
         return torch.as_tensor(dt, dtype=x.dtype).log().expand(len(x)).reshape(-1, 1)
 
-    def step(self, states: np.ndarray, dt: float | None = None) -> np.ndarray:
-        """States ``(n, d)`` one step later.
+    def step(self, states: np.ndarray, dt: float | np.ndarray | None = None) -> np.ndarray:
+        """States ``(n, d)`` one step later; where the step is an input, dt may be one for each state, ``(n,)``.
 
         Raises:
             ValueError: if the states do not fit, a positive column is negative, or dt is not the one trained for.
         """
         states = self._checked(states)
-        self._check_step(dt)
+        self._check_step(dt, len(states))
         with torch.no_grad():
             return self.advance(torch.as_tensor(states), dt).numpy()
 
     def rollout(self, states: np.ndarray, steps: int, dt: float | None = None) -> np.ndarray:
         """``(n, steps + 1, d)`` from states ``(n, d)``, initial state first; raises as `step` does."""
         x = torch.as_tensor(self._checked(states))
-        self._check_step(dt)
+        self._check_step(dt, len(x))
         out = [x]
         with torch.no_grad():
             for _ in range(steps):
@@ -189,11 +197,14 @@ class FlowMap(nn.Module):
             raise ValueError("states holds negative or non-finite numbers in columns that cannot be negative")
         return states
 
-    def _check_step(self, dt: float | None) -> None:
-        if self.dt is None and not (dt is not None and dt > 0):
+    def _check_step(self, dt: float | np.ndarray | None, count: int) -> None:
+        steps = None if dt is None else np.asarray(dt, dtype=np.float64)
+        if steps is not None and steps.shape not in ((), (count,)):
+            raise ValueError(f"dt has shape {steps.shape}, but must be a number, or one for each of {count} states")
+        if self.dt is None and (steps is None or not bool(((steps > 0) & np.isfinite(steps)).all())):
             raise ValueError(f"dt is {dt!r}, but this flow map takes a positive dt with the states")
-        if self.dt is not None and dt is not None and abs(dt - self.dt) > 1e-9 * self.dt:
-            raise ValueError(f"dt is {dt:g}, but this flow map was trained for {self.dt:g} only")
+        if self.dt is not None and steps is not None and np.abs(steps - self.dt).max(initial=0.0) > 1e-9 * self.dt:
+            raise ValueError(f"dt is {dt!r}, but this flow map was trained for {self.dt:g} only")
 
     @classmethod
     def fit(
@@ -210,6 +221,8 @@ class FlowMap(nn.Module):
         relative: bool = True,
         lmbda: float | Transform = 0.1,
         general: float | None = None,
+        expert: bool = False,
+        conserve: bool = False,
         seed: int = 0,
     ) -> tuple[Self, History]:
         """Train on pairs, then on rollouts.
@@ -227,6 +240,8 @@ class FlowMap(nn.Module):
             relative: measure increments relative to each row's own (see `RelativeIncrement`).
             lmbda: of the Box-Cox transform, or another transform instead.
             general: power of the generalised Box-Cox transform of increments, or None.
+            expert: give every increment a size and a linear part of its own (see `expert`) instead of a plain network.
+            conserve: keep the sum of the columns.
             seed: of initial parameters and batches.
 
         Raises:
@@ -240,17 +255,15 @@ class FlowMap(nn.Module):
             )
         fixed = None if np.ndim(dt) else float(dt)
         columns, d = states.shape[1] + (fixed is None), states.shape[1]
-        network = Dense(
-            columns,
-            widths,
-            d,
-            gelu,
-            generator=torch.Generator().manual_seed(seed),
-            dtype=torch.float32,
+        generator = torch.Generator().manual_seed(seed)
+        network = (
+            Expert.drawn(columns, widths, d, generator)
+            if expert
+            else Dense(columns, widths, d, gelu, generator=generator, dtype=torch.float32)
         )
         blank = Standardize(torch.zeros(columns, dtype=torch.float64), torch.ones(columns, dtype=torch.float64))
         scale = Standardize(torch.zeros(d, dtype=torch.float64), torch.ones(d, dtype=torch.float64))
-        model = cls(network, positive, blank, scale, fixed, lmbda, general)
+        model = cls(network, positive, blank, scale, fixed, lmbda, general, conserve)
         with torch.no_grad():
             z, after = (model.transform(torch.as_tensor(a)) for a in (states, next_states))
             inputs = z if fixed is not None else torch.cat([z, torch.as_tensor(dt).double().log()[:, None]], 1)
@@ -273,6 +286,8 @@ class FlowMap(nn.Module):
         description = {
             "kind": "flow map",
             "network": self.network.describe(),
+            "expert": isinstance(self.network, Expert),
+            "conserve": self.conserve,
             "dt": self.dt,
             "scale": [self.scale.kind, self.scale.describe()],
             "general": None if self.general is None else self.general.lmbda,
@@ -298,13 +313,14 @@ class FlowMap(nn.Module):
 
         kind, options = description["scale"]
         return cls(
-            Dense.restore(description["network"], part("network")),
+            (Expert if description.get("expert") else Dense).restore(description["network"], part("network")),
             description["positive"],
             Standardize.restore({}, part("inputs")),
             Standardize.restore({}, part("increment")),
             description["dt"],
             _SCALES[kind](**options),
             description["general"],
+            description.get("conserve", False),
         )
 
 

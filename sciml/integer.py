@@ -1,4 +1,4 @@
-"""Proposals by integer programming: the smallest design that a local model of the errors believes to be feasible.
+"""Proposals by integer programming on a local model: the smallest design whose errors it believes to be in tolerance.
 
 Around a simulated design b, with y_i = 1 where switch i is flipped and c_i = -1 for switching off and 1 for on,
 
@@ -7,8 +7,10 @@ Around a simulated design b, with y_i = 1 where switch i is flipped and c_i = -1
 is solved exactly (HiGHS, in `scipy.optimize.milp`). The effects F are drawn from `Kriging`, so that proposals go where
 effects are unknown and might help (Thompson sampling); t_j, a random multiple of what flips do together beyond their
 sum, says how boldly flips are combined. Errors of opposite sign that cancel are found as readily as harmless ones.
-A local model is good nearby only: at most `reach` flips are combined, half as many whenever masks have gone by without
-a better one, and as many as at first again after pairs.
+At most twice as many flips are combined as made the last best design out of the one before.
+
+Such programmes lead far, and then no further. Where they stop, a beam search exchanges a few switches: each step
+predicts every flip of every design kept, with what flips do together, and keeps the best of each size.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class Integer:
         boldest: flips are penalised by up to so many standard deviations of what they do together.
         hopeless: a flip whose own effect leaves an error of so many tolerances is not considered.
         nodes: limit of one programme, in nodes of its tree; a time limit would make answers depend on the machine.
-        patience: designs simulated without a better one before `reach` is halved.
+        patience: designs simulated without a better one before switches are exchanged instead.
+        deepest: switches that are exchanged at once.
+        width: designs of each size that a beam keeps.
     """
 
     draws: int = 1
@@ -51,12 +55,19 @@ class Integer:
     boldest: float = 1.5
     hopeless: float = 2.0
     nodes: int = 1
-    patience: int = 8
+    patience: int = 4
+    deepest: int = 5
+    width: int = 2
 
     def __call__(self, archive: Archive, space: Space, count: int, generator: np.random.Generator) -> np.ndarray:
         """At most `count` designs that were not simulated yet, most promising first."""
         if not isinstance(space, Switches):
             raise TypeError(f"space is {type(space).__name__}, but integer programmes need Switches")
+        exchanged = np.empty((0, len(space.fixed)))
+        if archive.best is not None and len(archive) - 1 - archive.best >= self.patience:
+            exchanged = self._exchanges(archive, space.fixed, count, generator)
+        if len(exchanged) == count:
+            return exchanged
         reach = self._reach(archive, int((~space.fixed).sum()))
         base = archive.designs[_base(archive, self.around, reach, generator)]
         model = Kriging(base, archive.designs, np.clip(archive.errors, -_FAILED, _FAILED))
@@ -75,12 +86,48 @@ class Integer:
         least = len(base) if archive.best is None else archive.objectives[archive.best]
         gain = np.maximum(least - designs.sum(1), 0.0)
         gain = np.where((gain == 0) & (designs.sum(1) == least), 0.05, gain)  # another base of the same size
-        return designs[np.argsort(-feasible * gain, kind="stable")[:count]]
+        promising = designs[np.argsort(-feasible * gain, kind="stable")[:count]]
+        return unseen(np.concatenate([exchanged, promising]), archive)[:count]
 
     def _reach(self, archive: Archive, free: int) -> int:
-        """How many flips may be combined: the archive tells for how long nothing better was found."""
-        fruitless = 0 if archive.best is None else len(archive) - 1 - archive.best
-        return max(free // 2 >> (fruitless // self.patience) % max((free // 2).bit_length() - 1, 1), 2)
+        """How many flips may be combined: twice as many as led to the best from the best before it."""
+        if archive.best is None:
+            return max(free // 2, 2)
+        worst, feasible, best = archive.worst, archive.feasible, archive.best
+        earlier = np.flatnonzero(feasible & (archive.objectives > archive.objectives[best]))
+        if not len(earlier):
+            return max(free // 2, 2)
+        before = min(earlier, key=lambda i: (archive.objectives[i], worst[i]))
+        step = int(np.abs(archive.designs[best] - archive.designs[before]).sum())
+        return int(np.clip(2 * step, 2 * self.deepest, max(free // 2, 2)))
+
+    def _exchanges(self, archive: Archive, fixed: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+        """At most `count` designs a few flips from a good one: the best ends of as many beams.
+
+        A beam is the more cautious the larger a multiple of their deviation it adds to the predicted errors.
+        """
+        base = archive.designs[_base(archive, self.around, self.deepest, generator)]
+        model = Kriging(base, archive.designs, np.clip(archive.errors, -_FAILED, _FAILED), nearest=200)
+        caution = generator.uniform(0, self.boldest, size=count)
+        flips = np.eye(len(base))[~fixed]
+        front, pool, merits = base[None], [], []
+        for _ in range(self.deepest):
+            children = _different(np.abs(front[:, None] - flips).reshape(-1, len(base)))
+            mean, deviation = model(children)
+            sizes = children.sum(1)
+            worst = np.stack([(np.abs(mean) + c * deviation).max(1) for c in caution])
+            merit = _merit(sizes, worst) + 0.01 * worst
+            kept = set()
+            for order in np.argsort(merit, axis=1, kind="stable"):
+                for n in np.unique(sizes):
+                    kept.update(order[sizes[order] == n][: self.width].tolist())
+            front = children[sorted(kept)]
+            pool.append(front)
+            merits.append(merit[:, sorted(kept)])
+        designs, merit = np.concatenate(pool), np.concatenate(merits, axis=1)
+        known = np.array([design in archive for design in designs])
+        chosen = [int(np.where(known, np.inf, row).argmin()) for row in merit]
+        return unseen(designs[list(dict.fromkeys(chosen))], archive)
 
     def _solve(
         self,
@@ -120,19 +167,32 @@ class Integer:
         return []
 
 
+def _merit(objectives: np.ndarray, worst: np.ndarray) -> np.ndarray:
+    """Size, and how many more switches it may take to mend what is out of tolerance."""
+    return np.asarray(objectives + _REPAIRS * np.maximum(worst - 1, 0))
+
+
+def _different(designs: np.ndarray) -> np.ndarray:
+    """Different rows, each once, in the order given."""
+    packed = np.packbits(designs > 0.5, axis=1)
+    rows = packed.view(f"V{packed.shape[1]}").reshape(-1)
+    return designs[np.sort(np.unique(rows, return_index=True)[1])]
+
+
 def _base(archive: Archive, around: int, reach: int, generator: np.random.Generator) -> int:
     """The best design, or one of the next: as small and as little out of tolerance, known in full, and in reach.
 
     What contains another one of them is left out, for it is that one and something useless.
     """
-    known = ~np.isnan(archive.errors).any(1) & np.isfinite(archive.worst)
-    rows = np.flatnonzero(known & (archive.worst <= _NEAR))
+    worst, best = archive.worst, archive.best
+    known = ~np.isnan(archive.errors).any(1) & np.isfinite(worst)
+    rows = np.flatnonzero(known & (worst <= _NEAR))
     if not len(rows):
-        return int(np.where(known, archive.worst, np.inf).argmin())
-    merit = archive.objectives + _REPAIRS * np.maximum(archive.worst - 1, 0)
-    least = archive.objectives[archive.best] if archive.best is not None else merit[rows].min()
-    kept: list[int] = [] if archive.best is None else [archive.best]
-    for i in sorted(map(int, rows), key=lambda i: (merit[i], archive.worst[i])):
+        return int(np.where(known, worst, np.inf).argmin())
+    merit = _merit(archive.objectives, worst)
+    least = archive.objectives[best] if best is not None else merit[rows].min()
+    kept: list[int] = [] if best is None else [best]
+    for i in sorted(map(int, rows), key=lambda i: (merit[i], worst[i])):
         if len(kept) == around or archive.objectives[i] >= least + reach:
             break
         if not any((archive.designs[i] >= archive.designs[j]).all() for j in kept):

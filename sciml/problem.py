@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sciml.bounded import Bounded, check_exact, listed
 from sciml.calculus import Field, Jet, jet
 from sciml.conditions import (
     Condition,
@@ -30,7 +31,6 @@ from sciml.conditions import (
     Relation,
     Robin,
     Value,
-    Where,
     check_value,
     check_values,
     evaluate,
@@ -95,116 +95,7 @@ class Coefficients(NamedTuple):
     reaction: Tensor
 
 
-def _assign(conditions: Sequence[Condition], masks: Callable[[Condition], Tensor], several: bool) -> list:
-    """Give each boundary point to the first condition that claims it, for each unknown of a system.
-
-    Relations take nothing from others; where `several` hold at a point, only conditions of one kind exclude each other.
-    """
-    taken: dict[Any, Tensor] = {}
-    parts = []
-    for condition in conditions:
-        if isinstance(condition, Data):
-            continue
-        mask = masks(condition)
-        if not isinstance(condition, Relation):
-            key = (getattr(condition, "component", 0), type(condition) if several else None)
-            before = taken.get(key, torch.zeros_like(mask))
-            mask = mask & ~before
-            taken[key] = before | mask
-        parts.append((condition, mask))
-    return parts
-
-
-def _on(where: Where, labels: Sequence[str], points: Tensor, ids: Tensor) -> Tensor:
-    if where is None:
-        return torch.ones(len(points), dtype=torch.bool, device=points.device)
-    if isinstance(where, str):
-        if where not in labels:
-            raise ValueError(f"on is {where!r}, but the boundary has the pieces {', '.join(labels)}")
-        return ids == labels.index(where)
-    mask = where(points)
-    if mask.shape != (len(points),) or mask.dtype != torch.bool:
-        given = f"{mask.dtype} of shape {tuple(mask.shape)}"
-        raise ValueError(f"the predicate `on` gave {given} at {len(points)} points, but must give bool of shape (n,)")
-    return mask
-
-
-class _Boundary:
-    """What all problems share: which condition holds at which boundary point."""
-
-    domain: Domain
-    conditions: tuple[Condition, ...]
-    coordinates: str
-    order = 2  #: highest order of derivative in the equation
-
-    @property
-    def dim(self) -> int:
-        """Number of independent variables."""
-        return self.domain.dim
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the boundary pieces, by coordinate letter where the domain is a box."""
-        if isinstance(self.domain, Box) and len(self.coordinates) == self.dim:
-            return tuple(c + sign for c in self.coordinates for sign in "-+")
-        return self.domain.labels
-
-    def partition(self, points: Tensor, labels: Tensor) -> list[tuple[Condition, Tensor]]:
-        """Which condition holds where: pairs of a condition and its mask; a point is taken once for each unknown.
-
-        An equation of order three or more takes one condition of each kind: values and slopes, say. A `Relation` holds
-        beside all others.
-
-        Args:
-            points: boundary points ``(n, d)``.
-            labels: ``(n,)`` index of each point's piece, as `Domain.boundary` gives it.
-        """
-        timed = any(isinstance(c, Initial) for c in self.conditions)
-
-        def mask(condition: Condition) -> Tensor:
-            if timed and getattr(condition, "on", "") is None:
-                return labels > 1  # the sides: nothing is known at the final time
-            if isinstance(condition, Periodic):
-                low = 2 * self.axis(condition)
-                return (labels == low) | (labels == low + 1)
-            if isinstance(condition, Initial):
-                return labels == 0
-            return _on(condition.on, self.labels, points, labels)  # type: ignore[attr-defined]
-
-        return _assign(self.conditions, mask, self.order > 2)
-
-    def axis(self, condition: Periodic) -> int:
-        """Index of the coordinate along which a condition is periodic."""
-        axis = condition.axis
-        index = self.coordinates.find(axis) if isinstance(axis, str) else axis
-        if not 0 <= index < self.dim:
-            raise ValueError(f"Periodic axis is {axis!r}, but the coordinates are {', '.join(self.coordinates)}")
-        if not isinstance(self.domain, Box):
-            raise ValueError(f"Periodic needs a Box, but the domain is a {type(self.domain).__name__}")
-        return index
-
-    def _check_conditions(self, kinds: tuple[type[Condition], ...]) -> None:
-        for condition in self.conditions:
-            if not isinstance(condition, kinds):
-                accepted = ", ".join(k.__name__ for k in kinds)
-                raise TypeError(f"conditions holds {condition!r}, but {type(self).__name__} accepts {accepted}")
-            if isinstance(condition, Data) and condition.points.shape[1] != self.dim:
-                raise ValueError(f"Data points have {condition.points.shape[1]} columns, but need {self.dim}")
-            if isinstance(condition, Periodic):
-                self.axis(condition)
-        points, _, labels = self.domain.boundary(256)
-        for condition, mask in self.partition(points, labels):
-            on = getattr(condition, "on", None)
-            if isinstance(on, str) and not mask.any() and (labels == self.labels.index(on)).any():
-                name = type(condition).__name__
-                raise ValueError(f"{name} on {on!r} holds nowhere: earlier conditions hold there; put it before them")
-            if mask.any() and not isinstance(condition, (Periodic, Relation)):
-                condition.at(points[mask])  # type: ignore[attr-defined]
-                if isinstance(condition, Robin):
-                    condition.coefficient_at(points[mask])
-
-
-class Elliptic(_Boundary):
+class Elliptic(Bounded):
     """-div(a |grad u|^(p-2) grad u) + c u = f in a domain, with conditions on its boundary.
 
     Args:
@@ -239,13 +130,18 @@ class Elliptic(_Boundary):
     ) -> None:
         if not isinstance(domain, Domain):
             raise TypeError(f"domain is {domain!r}, but must be a Domain such as Box([0, 0], [1, 1])")
-        if not p > 1:
-            raise ValueError(f"p is {p}, but the p-Laplacian needs p > 1")
+        if not (isinstance(p, (int, float)) and p > 1):
+            raise ValueError(f"p is {p!r}, but the p-Laplacian needs p > 1")
         for name, value in (("source", source), ("diffusion", diffusion), ("reaction", reaction)):
             check_value(name, value)
+        if isinstance(boundary, Condition):
+            raise TypeError(
+                f"boundary is {boundary!r}, but must be a number or a callable; give conditions=[...] instead"
+            )
+        check_exact(exact)
         self.domain, self.p, self.exact = domain, float(p), exact
         self._source, self._diffusion, self._reaction = source, diffusion, reaction
-        self.conditions = (*conditions, *(() if boundary is None else (Dirichlet(boundary),)))
+        self.conditions = (*listed(conditions), *(() if boundary is None else (Dirichlet(boundary),)))
         self.coordinates = _AXES[: domain.dim] if domain.dim <= 3 else ""
         self._check()
 
@@ -288,7 +184,7 @@ class Elliptic(_Boundary):
         """A positive at points, ``(n,)``."""
         a = evaluate("diffusion", self._diffusion, x)
         if bool((a <= 0).any()):
-            bad = x[a <= 0][0].tolist()
+            bad = [round(c, 6) for c in x[a <= 0][0].tolist()]
             raise ValueError(f"diffusion is {float(a.min()):.3g} at the point {bad}, but must be positive everywhere")
         return a
 
@@ -371,7 +267,7 @@ def _related(relation: Relation, x: Tensor, u: Any, q: Any = None) -> tuple[Tens
     return _equations("Relation residual", relation.residual(x, u), x)
 
 
-class PDE(_Boundary):
+class PDE(Bounded):
     """Any equation ``residual(x, u) = 0`` with conditions; the unknown acts like its own value in formulas.
 
     Args:
@@ -403,19 +299,24 @@ class PDE(_Boundary):
     ) -> None:
         if not isinstance(domain, Domain):
             raise TypeError(f"domain is {domain!r}, but must be a Domain such as Box([0, 0], [1, 1])")
+        if not isinstance(coordinates, str):
+            raise TypeError(f"coordinates is {coordinates!r}, but must be a string of letters such as 'xy'")
         if len(coordinates) != domain.dim or len(set(coordinates)) != domain.dim or not coordinates.isalpha():
             raise ValueError(
                 f"coordinates is {coordinates!r}, but needs {domain.dim} different letters for this domain"
             )
         if not callable(residual):
             raise TypeError(f"residual is {residual!r}, but must be a callable (x, u) -> (n,)")
+        check_exact(exact)
         self.domain, self.coordinates, self.exact = domain, coordinates, exact
-        self.conditions = tuple(conditions)
+        self.conditions = listed(conditions)
         self.unknowns = {k: float(v) for k, v in (unknowns or {}).items()}
         self._residual = residual
         x = domain.interior(16, sobol=True)
         #: derivatives that the residual uses, and whether (and how large) it is a system
         self.derivatives, self.components, self.equations = probe(self._call, x, coordinates, self.unknowns)
+        if not self.derivatives:
+            raise ValueError("residual does not depend on u, so there is nothing to solve; write it as (x, u) -> (n,)")
         self._related: dict[int, frozenset[tuple[int, ...]]] = {}
         for condition in self.conditions:
             used = getattr(condition, "component", 0) + 1
@@ -462,7 +363,7 @@ class PDE(_Boundary):
         return self._call(x, request(field, x, self.coordinates, self.derivatives, self.components), q)
 
 
-class Evolution(_Boundary):
+class Evolution(Bounded):
     """u_t = rate(x, u) on a spatial domain, for one unknown.
 
     Args:
@@ -487,9 +388,14 @@ class Evolution(_Boundary):
     ) -> None:
         if not isinstance(domain, Domain) or domain.dim > 3:
             raise TypeError(f"domain is {domain!r}, but must be a Domain of 1 to 3 space dimensions")
-        if not (len(time) == 2 and time[1] > time[0]):
+        if not (isinstance(time, (tuple, list)) and len(time) == 2 and time[1] > time[0]):
             raise ValueError(f"time is {time!r}, but must be (start, end) with end > start")
         check_value("initial", initial)
+        check_exact(exact)
+        conditions = listed(conditions)
+        for condition in conditions:
+            if isinstance(condition, Initial):
+                raise TypeError(f"conditions holds {condition!r}, but an Evolution takes initial values as initial=")
         self.space, self.time, self.rate, self.exact = domain, (float(time[0]), float(time[1])), rate, exact
         self.initial_value = initial
         interval = Box([self.time[0]], [self.time[1]])
@@ -499,9 +405,22 @@ class Evolution(_Boundary):
         else:
             self.domain = interval * domain
         self.coordinates = "t" + _AXES[: domain.dim]
-        self.conditions = tuple(conditions)
+        self.conditions = conditions
         start = Initial(lambda x: self.initial(x[:, 1:]))
         self._pde = PDE(self.domain, self.coordinates, self._space_time, (start, *self.conditions), exact)
+        self._check_sides()
+
+    def _check_sides(self) -> None:
+        """Something must be known on every side across which the rate differentiates twice."""
+        points, normals, labels = self.domain.boundary(256)
+        free = labels > 1
+        for _, mask in self._pde.partition(points, labels):
+            free &= ~mask
+        for axis in range(1, self.domain.dim):
+            across = free & (normals[:, axis].abs() > 1e-6)
+            if (axis, axis) in self._pde.derivatives and bool(across.any()):
+                piece = self._pde.labels[int(labels[across].min())]
+                raise ValueError(f"no condition holds on the boundary piece {piece!r}; give conditions=[...]")
 
     def initial(self, x: Tensor) -> Tensor:
         """U at the initial time at points of space ``(n, d)``."""

@@ -32,6 +32,7 @@ _FIELDS = {
     "panels": "sciml.solvers.panels:PanelField",
     "features": "sciml.solvers.featurefield:FeatureField",
     "patches": "sciml.solvers.patchfield:PatchField",
+    "stages": "sciml.solvers.transient:StageField",
     "slabs": "sciml.solvers.patchfield:SlabField",
     "integral": "sciml.solvers.integral:IntegralNetwork",
     "semigroup": "sciml.solvers.semigroup:SemigroupField",
@@ -107,6 +108,10 @@ class Solution:
         return _evaluate(self._values, torch.as_tensor(points, dtype=torch.float64), "the solution").numpy()
 
     def _check(self, points: np.ndarray | Tensor) -> None:
+        if isinstance(points, Tensor) and not points.is_floating_point():
+            raise TypeError(
+                f"points has the type {points.dtype}, but must be of a floating-point type: points.double()"
+            )
         if points.ndim != 2 or self.dim not in (None, points.shape[1]):
             wanted = "(n, d)" if self.dim is None else f"(n, {self.dim})"
             raise ValueError(f"points has shape {tuple(points.shape)}, but must have shape {wanted}")
@@ -233,8 +238,10 @@ def _evaluate(function: Callable[[Tensor], Tensor], points: Tensor, name: str) -
 
 def check_tolerance(tolerance: Any) -> None:
     """Refuse what no relative L2 error in double precision can be."""
-    if not (isinstance(tolerance, (int, float)) and 1e-14 <= tolerance < 1):
-        raise ValueError(f"tolerance is {tolerance!r}, but float64 can give 1e-14 at best, and 1 is no accuracy")
+    if isinstance(tolerance, bool) or not (isinstance(tolerance, (int, float)) and 1e-14 <= tolerance < 1):
+        raise ValueError(
+            f"tolerance is {tolerance!r}, but float64 can give 1e-14 at best, and it must be a number below 1"
+        )
 
 
 def compare(
@@ -267,6 +274,8 @@ def compare(
     points = _points(where, n, seed)
     values = {}
     for name, function in (("a", a), ("b", b)):
+        if not callable(function):
+            raise TypeError(f"{name} is {function!r}, but must be a Solution or another function of points (n, d)")
         v = _evaluate(function, points, name)
         values[name] = v = v[:, 0] if v.ndim == 2 and v.shape[1] == 1 else v
         bad = ~v.isfinite().reshape(len(v), -1).all(1)

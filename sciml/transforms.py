@@ -8,6 +8,7 @@ G(y) = sign(y) |y|^lambda / lambda. `Standardize` centres and scales columns.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -18,18 +19,18 @@ from torch import Tensor, nn
 __all__ = ["BoxCox", "GeneralBoxCox", "Identity", "Log", "Standardize", "Transform"]
 
 
-class Transform(nn.Module):
+class Transform(nn.Module, ABC):
     """An invertible elementwise map that files can store: ``describe``, ``arrays`` and ``restore`` as for networks."""
 
     kind: ClassVar[str]
 
+    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """The transformed values, of the shape of `x`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inverse(self, z: Tensor) -> Tensor:
         """The values whose transform is `z`."""
-        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """What `restore` needs beside `arrays`, as JSON."""

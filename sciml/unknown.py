@@ -183,10 +183,14 @@ def probe(
     q = SimpleNamespace(**{k: torch.tensor(v, dtype=x.dtype) for k, v in unknowns.items()})
     recording = _Recording(lambda _: Unknown(sample(), coordinates, derivative))
     try:
-        equations = call(x, Scalar(sample(), coordinates, derivative), q)
-    except _Indexed:
-        used.clear()
-        equations = call(x, recording, q)
-    except RuntimeError as error:  # torch's own complaint, of shapes that do not fit
-        raise ValueError(f"the equation cannot be evaluated at {len(x)} points, u of shape (n,): {error}") from error
+        try:
+            equations = call(x, Scalar(sample(), coordinates, derivative), q)
+        except _Indexed:
+            used.clear()
+            equations = call(x, recording, q)
+    except (RuntimeError, TypeError, AttributeError, IndexError) as error:  # of what a user wrote, shapes for example
+        raise ValueError(
+            f"the equation cannot be evaluated at {len(x)} points, u of shape (n,): {error}; "
+            "it must be a function (x, u) -> (n,), made of torch functions and derivatives such as u.xx"
+        ) from error
     return frozenset(used), max(recording.count, 1), len(equations)

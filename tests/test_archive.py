@@ -139,3 +139,45 @@ def test_a_reader_that_locks_the_file_for_a_moment_costs_nothing(tmp_path):
         threading.Timer(0.3, fcntl.flock, (reader, fcntl.LOCK_UN)).start()
         store[np.array([1, 0, 1])] = (2.0, np.zeros(2))
     assert len(Store(tmp_path / "masks.h5", 3, 2, "a mechanism")) == 1
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(tmp_path):
+    """The limit on the size of a file fails as a full disk does; the process must live, and the file must reopen."""
+    script = tmp_path / "driver.py"
+    script.write_text(
+        textwrap.dedent("""
+        import resource, sys
+        import numpy as np
+        from sciml.archive import Store
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+        store, stored = Store(sys.argv[1], 50, 3, "f"), 0
+        try:
+            for stored in range(10**5):
+                store[np.array([stored >> k & 1 for k in range(50)])] = (float(stored), np.zeros(3))
+        except OSError as error:
+            print(stored, error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        store[np.ones(50)] = (1.0, np.ones(3))  # there is room again
+        print(len(store))
+        """)
+    )
+    path = tmp_path / "masks.h5"
+    done = subprocess.run([sys.executable, script, path], capture_output=True, text=True, timeout=60)
+    said, count = done.stdout.splitlines()
+    assert done.returncode == 0 and done.stderr == ""
+    stored = int(said.split()[0])
+    assert stored > 64 and int(count) == stored + 1
+    assert f"the cache {path} cannot be written: File too large" in said
+    store = Store(path, 50, 3, "f")
+    assert len(store) == stored + 1
+    assert [store[np.array([n >> k & 1 for k in range(50)])][0] for n in range(stored)] == list(range(stored))
+
+
+def test_a_disk_without_room_for_a_new_cache_is_one_sentence(tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="cannot be written: .*No space left on device"):
+        Store(tmp_path / "masks.h5", 3, 2, "f")
+    assert list(tmp_path.iterdir()) == []

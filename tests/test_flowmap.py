@@ -72,6 +72,13 @@ def test_the_step_may_be_an_input():
     for step in (0.002, 0.02, 0.08):
         error = np.abs(model.step(x[:300], step) - exact(x[:300], step)).mean()
         assert error < 0.15 * np.abs(x[:300] - exact(x[:300], step)).mean()
+    each = np.array([0.002, 0.08])
+    np.testing.assert_allclose(
+        model.step(x[:2], each), np.concatenate([model.step(x[i : i + 1], each[i]) for i in (0, 1)]), rtol=1e-5
+    )
+    for bad, complaint in (([0.1, 0.1, 0.1], "one for each of 2"), ([0.1, -1.0], "positive dt"), (np.nan, "positive")):
+        with pytest.raises(ValueError, match=complaint):
+            model.step(x[:2], np.array(bad))
     with pytest.raises(ValueError, match="takes a positive dt"):
         model.step(x)
 
@@ -93,6 +100,35 @@ def test_another_transform_may_take_the_place_of_box_cox(tmp_path):
         model.save(tmp_path / "m.h5")
         np.testing.assert_array_equal(FlowMap.load(tmp_path / "m.h5").step(x), model.step(x))
     assert found["log"] < 0.01 < 0.05 < found["identity"]
+
+
+def test_increments_with_a_size_of_their_own_are_more_accurate_on_all_scales():
+    """Steps from 1e-5 to 0.1 as an input: what a plain network adds up to is lost in the smallest of them."""
+    x, dt = states(3000), 10 ** np.random.default_rng(5).uniform(-5, -1, 3000)
+    errors = {}
+    for expert in (False, True):
+        model = FlowMap.fit(
+            x, exact(x, dt), dt, [True, True], (24, 24), [Adam(600, lr=3e-3)], lmbda=Log(), expert=expert
+        )[0]
+        y = states(500, seed=1)
+        errors[expert] = np.abs(np.log(model.step(y, 2e-5) / exact(y, 2e-5))).mean() / (2e-5 * RATES.mean())
+    assert errors[True] < 0.3 and errors[True] < 0.5 * errors[False]
+
+
+def test_the_sum_stays_where_it_is_kept(tmp_path):
+    x = states(500, seed=8)
+    x /= x.sum(1, keepdims=True)
+    a = 1 - np.exp(-0.5)
+    after = np.stack([x[:, 0] * (1 - a), x[:, 1] + a * x[:, 0]], 1)
+    options = {"dt": 0.5, "positive": [True, True], "widths": (8,), "stages": [Adam(50)], "expert": True}
+    kept = FlowMap.fit(x, after, conserve=True, **options)[0]
+    loose = FlowMap.fit(x, after, **options)[0]
+    drift = [np.abs(m.rollout(x, 20).sum(2) - 1).max() for m in (kept, loose)]
+    assert drift[0] < 1e-13 and drift[1] > 1e-4
+    kept.save(tmp_path / "m.h5")
+    np.testing.assert_array_equal(FlowMap.load(tmp_path / "m.h5").rollout(x, 3), kept.rollout(x, 3))
+    with pytest.raises(ValueError, match="conserve needs columns"):
+        FlowMap.fit(x, after, 0.5, [True, False], conserve=True)
 
 
 def test_another_step_than_the_trained_one_is_refused(model):

@@ -15,7 +15,8 @@ ROOMS = {
     "results": {"files"},
     "conditions": {"calculus", "domain"},
     "unknown": {"calculus"},
-    "problem": {"calculus", "domain", "conditions", "unknown"},
+    "bounded": {"domain", "conditions"},
+    "problem": {"bounded", "calculus", "domain", "conditions", "unknown"},
     "activations": {"calculus"},
     "initialisations": {"activations"},
     "laplacian": {"activations"},
@@ -29,16 +30,17 @@ ROOMS["objective"] = {"problem", *ROOMS["problem"]}
 ROOMS["stages"] = {"objective", *ROOMS["objective"]}
 ROOMS["training"] = {"stages", "objective", "results", "files", "progress"}
 ROOMS["optimizers"] = {"stages", "objective", "networks", "activations", *ROOMS["objective"]}
-ROOMS["flowmap"] = {"transforms", "networks", "activations", "training", "optimizers", "files", "results"}
+ROOMS["expert"] = {"activations", "networks"}
+ROOMS["flowmap"] = {"expert", "transforms", "networks", "activations", "training", "optimizers", "files", "results"}
 ROOMS["ensemble"] = {"training", *ROOMS["training"]}
-ROOMS["archive"] = set()
+ROOMS["archive"] = {"files"}
 ROOMS["search"] = {"parallel", "archive"}
 ROOMS["proposers"] = {"archive", "ensemble", "search"}
 ROOMS["kriging"] = set()
 ROOMS["integer"] = {"archive", "kriging", "search"}
 BELOW_SOLVERS = set(ROOMS)
 ROOMS["solvers"] = BELOW_SOLVERS
-ROOMS["chemistry"] = BELOW_SOLVERS - {"problem", "conditions", "unknown", "objective", "domain"}
+ROOMS["chemistry"] = BELOW_SOLVERS - {"problem", "bounded", "conditions", "unknown", "objective", "domain"}
 ROOMS["options"] = set()
 ROOMS["report"] = {"results", "solution"}
 ROOMS["own"] = {"problem", "report", "results", "solvers"}

@@ -162,6 +162,33 @@ SQUARE = Box([0, 0], [1, 1])
         (lambda: Elliptic(SQUARE, 1.0, conditions=[Dirichlet(0.0, on=lambda x: x)]), "predicate `on`"),
         (lambda: Elliptic(SQUARE, 1.0, 0.0, conditions=[Initial(0.0)]), "Elliptic accepts"),
         (lambda: Elliptic("square", 1.0, 0.0), "must be a Domain"),
+        (lambda: Ball(1.0, [0, 0]), "radius must be a positive number"),
+        (lambda: Box("a", "b"), "lower must be a non-empty row of finite numbers"),
+        (lambda: Elliptic(SQUARE, lambda x: math.sin(x[:, 0]), 0.0), "source fails .* made of torch functions"),
+        (
+            lambda: Elliptic(SQUARE, lambda x, y: x, 0.0),
+            r"source fails at points of shape \(256, 2\): .* argument: 'y'",
+        ),
+        (lambda: Elliptic(SQUARE, lambda x: x[:, 2], 0.0), "source fails .* index 2 is out of bounds"),
+        (lambda: Elliptic(SQUARE, lambda x: torch.exp(1j * x[:, 0]), 0.0), "source gave complex values"),
+        (lambda: Elliptic(SQUARE, lambda x: "f", 0.0), "source gave a str"),
+        (lambda: Elliptic(SQUARE, Piecewise(1.0, [(SQUARE, lambda x: x)]), 0.0), "^Piecewise coefficient gave shape"),
+        (lambda: Elliptic(SQUARE, 1.0, 0.0, p="2"), "p is '2'"),
+        (lambda: Elliptic(SQUARE, 1.0, 0.0, exact=3.0), "exact is 3.0, but must be a callable"),
+        (lambda: Elliptic(SQUARE, 1.0, conditions=Dirichlet(0.0)), "conditions is Dirichlet.* must be a list"),
+        (lambda: Elliptic(SQUARE, 1.0, Dirichlet(0.0)), "boundary is Dirichlet.* give conditions="),
+        (lambda: Dirichlet(0.0, component=-1), "Dirichlet component is -1"),
+        (lambda: PDE(SQUARE, ["x", "y"], lambda x, u: u.x), "coordinates is .* a string of letters"),
+        (lambda: PDE(SQUARE, "xy", lambda x, u: x[:, 0]), "residual does not depend on u"),
+        (lambda: PDE(SQUARE, "xy", lambda x: x[:, 0]), "cannot be evaluated .* takes 1 positional argument"),
+        (lambda: PDE(SQUARE, "xy", lambda x, u: u.dx), "cannot be evaluated .* no attribute 'dx'"),
+        (lambda: PDE(SQUARE, "xy", lambda x, u: None), "residual gave a NoneType"),
+        (lambda: PDE(SQUARE, "xy", lambda x, u: u.x, Dirichlet(0.0)), "conditions is Dirichlet.* must be a list"),
+        (lambda: Evolution(SQUARE, lambda x, u: u.xx, 0.0), "no condition holds on the boundary piece 'x-'"),
+        (lambda: Evolution(Ball([0, 0], 1), lambda x, u: u.xx, 0.0), "no condition holds on the boundary piece 'ball'"),
+        (lambda: Evolution(SQUARE, lambda x, u: u.x, 0.0, [Initial(0.0)]), "takes initial values as initial="),
+        (lambda: Evolution(SQUARE, lambda x, u: u.x, lambda x: x[:, 2]), "initial fails"),
+        (lambda: Evolution(SQUARE, lambda x, u: u.x, 0.0, time=1.0), "end > start"),
         (lambda: Elliptic(SQUARE - Ball([0.5, 0.5], 0.1), 1.0, conditions=[Periodic(0)]), "Periodic needs a Box"),
         (lambda: PDE(SQUARE, "x", lambda x, u: u.x), "needs 2 different letters"),
         (lambda: PDE(SQUARE, "xy", lambda x, u: u.t), "u.t is not a derivative here"),
@@ -175,3 +202,9 @@ SQUARE = Box([0, 0], [1, 1])
 def test_bad_input_is_a_sentence(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def test_sides_across_which_nothing_spreads_need_no_condition():
+    """A transport needs none where it leaves, and diffusion along y none at the ends of x."""
+    Evolution(SQUARE, lambda x, u: -u.x, 0.0, [Dirichlet(0.0, on="x-")])
+    Evolution(SQUARE, lambda x, u: u.yy, 0.0, [Dirichlet(0.0, on="y-"), Neumann(0.0, on="y+")])

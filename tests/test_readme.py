@@ -166,6 +166,13 @@ CLAIMS = [
     ("at other conditions, in", "mechanism_reduction_dodecane", ("largest held-out error / tolerance",), ".2f"),
     ("| n-heptane, 1 and 20 atm", "mechanism_reduction_heptane", ("species",), ".0f"),
     ("largest error elsewhere", "mechanism_reduction_heptane", ("largest held-out error / tolerance",), ".2f"),
+    ("n-heptane as above but 10 %", "mechanism_reduction_heptane_10", ("species",), ".0f"),
+    (
+        "worst of it off the design points",
+        "mechanism_reduction_heptane_10",
+        ("largest held-out error / tolerance",),
+        ".2f",
+    ),
     ("n-heptane (116 species", "mechanism_reduction_heptane_1atm", ("species",), ".0f"),
     (
         "a design of 100 coordinates",
@@ -192,6 +199,9 @@ CLAIMS = [
     ("plain training on 9000 pairs", "combustion_ablation", ("table", 7, "delay error, median"), ".2f"),
     ("with logarithms instead", "combustion_ablation", ("table", 5, "delay error, median"), ".2f"),
     ("trained on perturbed states", "combustion_ablation", ("table", 11, "recovered"), ".2f"),
+    ("Robertson's reactions", "stiff_paper", ("rollout error",), ".1e"),
+    ("of one step from Radau's states", "stiff_paper", ("one-step error",), ".1e"),
+    ("relative to each value itself", "stiff_paper", ("relative error, mean",), ".3f"),
 ]
 
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 import sciml
-from sciml import PDE, Ball, Box, Dirichlet, Elliptic, FeatureSolver, Initial, Neumann, Relation
+from sciml import PDE, Ball, Box, Dirichlet, Elliptic, FeatureSolver, Initial, MscaleSolver, Neumann, Relation
 from sciml.calculus import partial
 from sciml.objective import LeastSquares
+from sciml.own import run_own
+from sciml.results import Run
 
 PI = math.pi
 
@@ -96,6 +98,33 @@ def test_cantilever():
         exact=lambda x: x[:, 0] ** 2 * (x[:, 0] ** 2 - 4 * x[:, 0] + 6),
     )
     assert error(sciml.solve(problem, tolerance=1e-10), problem) < 1e-10
+
+
+def clamped_beam():
+    return PDE(
+        Box([0.0], [1.0]),
+        "x",
+        lambda x, u: u.xxxx - 24.0,
+        [Dirichlet(0.0), Neumann(0.0)],
+        exact=lambda x: x[:, 0] ** 2 * (1 - x[:, 0]) ** 2,
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"widths": (8,), "scales": (1,)}])
+def test_networks_refuse_a_fourth_derivative_and_name_who_takes_it(options):
+    with pytest.raises(ValueError, match="derivatives of order 4, but MscaleSolver .* use FeatureSolver"):
+        MscaleSolver(**options).solve(clamped_beam())
+
+
+def test_a_file_that_only_states_a_beam_is_solved_by_features(tmp_path):
+    class Module:
+        problem = clamped_beam()
+
+    run = Run(tmp_path, 0, None, {})
+    table = run_own(Module, run)["table"]
+    (row,) = [r for r in table if "FeatureSolver" in r.values()]
+    assert not any("MscaleSolver" in r.values() for r in table)
+    assert row["rel_l2"] < 1e-8
 
 
 def test_nonlinear_relation():

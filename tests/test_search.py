@@ -196,20 +196,40 @@ def test_kriging_takes_errors_that_were_not_asked_for():
     assert np.isfinite(mean).all() and deviation[5, 2:].min() > 5 * deviation[5, :2].max()
 
 
-def test_integer_programmes_reach_less_far_the_longer_nothing_better_is_found():
+def test_integer_programmes_reach_twice_as_far_as_they_last_led():
     archive = Archive.empty(D, K)
     simulate_all(additive, np.array(start()), archive)
-    best = archive.designs[archive.best]
-    archive = Archive.empty(D, K)
-    simulate_all(additive, np.array([*(d for d in start() if (d != best).any()), best]), archive)
-    generator, others = np.random.default_rng(2), np.random.default_rng(3)
-    furthest = []
-    for _ in range(2):  # of the 12 switches half may be flipped at first, then a quarter
-        proposed = Integer(around=1)(archive, Switches(np.zeros(D, bool)), 6, generator)
-        furthest.append(np.abs(proposed - best).sum(1).max())
-        while len(archive) < archive.best + 1 + 8 * len(furthest):
-            archive.add((others.random(D) < 0.5).astype(float), 6.0, np.full(K, 9.0))
-    assert furthest[1] <= 3 < furthest[0] <= 6
+    best, none = archive.designs[archive.best], np.zeros(D, bool)
+    alone, last = Archive.empty(D, K), Archive.empty(D, K)
+    simulate_all(additive, best[None], alone)  # of the 12 switches half may be flipped at first
+    simulate_all(additive, np.array([*(d for d in start() if (d != best).any()), best]), last)  # one was, so then two
+    programmes = Integer(around=1, deepest=1)
+    far = [programmes(a, Switches(none), 6, np.random.default_rng(2)) for a in (alone, last)]
+    furthest = [np.abs(proposed - best).sum(1).max() for proposed in far]
+    assert furthest[1] <= 2 < furthest[0] <= 6
+
+
+def test_switches_are_exchanged_where_no_deletion_leads_on():
+    effects = np.random.default_rng(7).standard_normal((D, 2)) * 0.96
+
+    def cancelling(design):
+        off = 1 - np.asarray(design)
+        return float(np.sum(design)), off @ effects + np.einsum("i,j,ijk->k", off, off, TOGETHER[:, :, :2])
+
+    feasible = {d for d in product((0.0, 1.0), repeat=D) if np.abs(cancelling(np.array(d))[1]).max() <= 1}
+    stuck = [d for d in feasible if not any((*d[:i], 0.0, *d[i + 1 :]) in feasible for i in range(D) if d[i])]
+    trap, smallest = np.array(max(stuck, key=sum)), min(sum(d) for d in feasible if sum(d) >= 2)
+    assert trap.sum() >= smallest + 4
+
+    def best(proposer, seed):
+        archive = Archive.empty(D, 2)
+        simulate_all(cancelling, np.array([trap, *np.abs(trap - np.eye(D))]), archive)
+        budget = len(archive) + 16
+        search(cancelling, Switches(np.zeros(D, bool)), [], [proposer], budget, 2, 4, seed, archive=archive)
+        return archive.objectives[archive.best]
+
+    assert all(best(Integer(patience=0, deepest=4), seed) <= smallest for seed in range(3))
+    assert np.mean([best(RandomMoves(), seed) for seed in range(3)]) > smallest + 2
 
 
 def test_integer_programmes_refuse_points_of_a_box():

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sciml.activations import Activation, gelu
-from sciml.chemistry.expert import Expert
+from sciml.expert import Expert
 from sciml.files import atomic, jsonable, write_json
 
 if TYPE_CHECKING:

@@ -75,8 +75,9 @@ def hybrid(
         )
     begun = time.process_time()
     rows = np.asarray(states, dtype=np.float64)
-    out = surrogate.checked(rows).numpy()
-    outside = surrogate.score(rows) > threshold
+    x = surrogate.sound(rows)
+    out = x.numpy()
+    outside = (surrogate.score(rows) > threshold) | surrogate.beyond(x)
     failed = np.zeros(len(rows), dtype=bool)
     if (~outside).any():
         out[~outside] = surrogate.step(rows[~outside])
@@ -154,9 +155,13 @@ class Ensemble:
         """The step, s."""
         return self.members[0].dt
 
-    def checked(self, states: np.ndarray) -> Tensor:
-        """As `Surrogate.checked`."""
-        return self.members[0].checked(states)
+    def sound(self, states: np.ndarray) -> Tensor:
+        """As `Surrogate.sound`."""
+        return self.members[0].sound(states)
+
+    def beyond(self, x: Tensor) -> np.ndarray:
+        """As `Surrogate.beyond`."""
+        return self.members[0].beyond(x)
 
     def step(self, states: np.ndarray) -> np.ndarray:
         """States (n, 2+s) one step later, by the first member."""
@@ -167,7 +172,8 @@ class Ensemble:
         first = self.members[0]
         columns = [2 + k for k in first.settings.reactive]
         with torch.no_grad():
-            ends = [first.boxcox(torch.as_tensor(member.step(states))[:, columns]) for member in self.members]
+            x = first.sound(states)
+            ends = [first.boxcox(member(x)[:, columns]) for member in self.members]
             return (torch.stack(ends).std(0) / first.increment.scale).mean(1).numpy()
 
     def score(self, states: np.ndarray) -> np.ndarray:

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from sciml.chemistry.affinity import FLOOR, Affinity, basis_of
 from sciml.chemistry.conservation import Conservation
-from sciml.chemistry.expert import Expert
 from sciml.chemistry.familiarity import Familiarity
 from sciml.chemistry.thermo import GAS_CONSTANT, Thermo
+from sciml.expert import Expert
 from sciml.files import read_h5, write_h5
 from sciml.flowmap import RelativeIncrement, draw_rows
 from sciml.optimizers import SOAP
@@ -43,6 +43,7 @@ _QUIET = 1e-5  # affinities (in units of RT) below which their direction fades o
 _SLOW = 1e-5  # increments, in units of the mean one, below which errors no longer count by their share
 _TEMPERATURES = (250.0, 5000.0)  # K, between which a step may end
 _MANY = 8192  # states from which on the time of the network counts more than 1e-6
+_SLACK = 1e-3  # of the thermodynamic range: what the transport of a flow solver leaves at its ends
 _NEWTON = 4  # iterations for T; third order, from the temperature before the step
 
 
@@ -60,6 +61,7 @@ class Settings:
         reactive: indices of the species that take part in reactions; all others stay untouched.
         lmbda: of the Box-Cox transform.
         edges: temperatures (K) between the regions of the experts, ascending; empty for one network.
+        temperatures: the range (K) in which the thermodynamic data are valid.
         labels: how its labels were made: ranges of the charges, tolerances, seed, origins.
     """
 
@@ -72,6 +74,7 @@ class Settings:
     reactive: tuple[int, ...]
     lmbda: float = 0.1
     edges: tuple[float, ...] = ()
+    temperatures: tuple[float, float] = (200.0, 5000.0)
     labels: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -256,7 +259,7 @@ class Surrogate(nn.Module):
                 out[:, k + 1] = x.numpy()
         return out
 
-    def compile(self, block: int = 512) -> None:  # type: ignore[override]
+    def compile(self, block: int = 512) -> None:
         """Let generated code take the steps of many states from now on, about twice as fast; in place.
 
         Writing the code takes most of a minute and a C++ compiler. The network is evaluated in float32 there.
@@ -304,6 +307,31 @@ class Surrogate(nn.Module):
         """States as float64 with fractions that add up to one.
 
         Raises:
+            ValueError: naming the first bad row and what is wrong with it, or all rows whose temperature lies outside
+                the thermodynamic data.
+        """
+        x = self.sound(states)
+        bad = self.beyond(x)
+        if bad.any():
+            T, (low, high), which = x[:, 0].numpy()[bad], self.settings.temperatures, np.flatnonzero(bad)
+            raise ValueError(
+                f"states must lie in {low:g} to {high:g} K, where the thermodynamic data are valid, but row(s) "
+                f"{', '.join(map(str, which[:8]))}{', ...' if len(which) > 8 else ''} have {T.min():g} to {T.max():g} K"
+            )
+        return x
+
+    def beyond(self, x: Tensor) -> np.ndarray:
+        """Which states (n, 2+s) lie outside the range of the thermodynamic data, (n,)."""
+        T, (low, high) = x[:, 0].numpy(), self.settings.temperatures
+        low, high = low * (1 - _SLACK), high * (1 + _SLACK)
+        if not len(T) or (T.min() >= low and T.max() <= high):  # two passes where all is well
+            return np.zeros(len(T), dtype=bool)
+        return np.asarray((T < low) | (T > high))
+
+    def sound(self, states: np.ndarray) -> Tensor:
+        """As `checked`, at whatever temperature: what can be scored, or handed to an integrator that refuses rows.
+
+        Raises:
             ValueError: naming the first bad row and what is wrong with it.
         """
         rows = np.array(states, dtype=np.float64)
@@ -316,7 +344,7 @@ class Surrogate(nn.Module):
         total = rows[:, 2:].sum(1)
         # a few passes tell whether all is well; which row is not, and why, is found out only then
         T, p = rows[:, 0], rows[:, 1]
-        well = (T >= 200) & (p > 0) & np.isfinite(T + p) & (np.abs(total - 1) <= 1e-6)
+        well = (T > 0) & (p > 0) & np.isfinite(T + p) & (np.abs(total - 1) <= 1e-6)
         if not (well.all() and rows[:, 2:].min(initial=0.0) >= 0):
             self._refuse(rows, total)
         rows[:, 2:] /= total[:, None]
@@ -327,8 +355,8 @@ class Surrogate(nn.Module):
         for bad, what in (
             (~np.isfinite(rows).all(1), "holds a number that is not finite"),
             (
-                (rows[:, 0] < 200) | (rows[:, 1] <= 0),
-                "has a temperature below 200 K or a pressure that is not positive",
+                (rows[:, 0] <= 0) | (rows[:, 1] <= 0),
+                "has a temperature or a pressure that is not positive",
             ),
             ((rows[:, 2:] < 0).any(1), "has a negative mass fraction"),
             (np.abs(total - 1) > 1e-6, "has mass fractions that do not add up to 1"),
@@ -339,7 +367,7 @@ class Surrogate(nn.Module):
     def score(self, states: np.ndarray) -> np.ndarray:
         """How far states are from those of the training, (n,): above 1 is outside; see `familiarity`."""
         with torch.no_grad():
-            return torch.cat([self.distance(part) for part in self.checked(states).split(_MANY)]).numpy()
+            return torch.cat([self.distance(part) for part in self.sound(states).split(_MANY)]).numpy()
 
     def distance(self, x: Tensor) -> Tensor:
         """The `score` of states (n, 2+s) as a part of a graph."""
@@ -395,7 +423,7 @@ class Surrogate(nn.Module):
         if not dt > 0:
             raise ValueError(f"dt is {dt!r}, but must be a positive number of seconds")
         model = cls._blank(np.asarray(states, float), mechanism, dt, reactor, widths, edges, lmbda, seed)
-        x, after = model.checked(states), model.checked(next_states)
+        x, after = model.sound(states), model.sound(next_states)
         if x.shape != after.shape:
             raise ValueError(f"states has shape {tuple(x.shape)} and next_states {tuple(after.shape)}")
         rows = model._prepare(x, after)
@@ -434,6 +462,7 @@ class Surrogate(nn.Module):
             tuple(reactive),
             float(lmbda),
             tuple(float(e) for e in edges),
+            mechanism.temperature_range,
         )
         experts = [Expert.drawn(inputs, widths, len(reactive), generator) for _ in range(len(settings.edges) + 1)]
         given, made = (Standardize(torch.zeros(m).double(), torch.ones(m).double()) for m in (inputs, len(reactive)))
@@ -454,7 +483,7 @@ class Surrogate(nn.Module):
     def tune(self, windows: np.ndarray, stages: Sequence[Stage], batch: int = 256, seed: int = 1) -> History:
         """Minimise the error of rollouts over windows (m, steps+1, 2+s) of consecutive true states."""
         n, length, width = np.shape(windows)
-        rows = self.checked(np.reshape(windows, (-1, width))).reshape(n, length, width)
+        rows = self.sound(np.reshape(windows, (-1, width))).reshape(n, length, width)
         return fit(self, _RolloutError(), draw_rows((rows,), batch), stages, seed=seed, label="rollouts")
 
     # ------------------------------------------------------------------------------------------------------- files

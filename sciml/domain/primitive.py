@@ -117,7 +117,10 @@ class Primitive(Domain):
 
 def vector(name: str, values: Numbers, dim: int | None = None) -> Tensor:
     """Finite float64 numbers (d,), or a ValueError that names the argument."""
-    result = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    try:
+        result = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a non-empty row of finite numbers, but it is {values!r}.") from error
     result = result.reshape(1) if result.ndim == 0 else result.clone()
     if result.ndim != 1 or len(result) == 0 or not bool(result.isfinite().all()):
         raise ValueError(f"{name} must be a non-empty row of finite numbers, but it is {values}.")

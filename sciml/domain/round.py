@@ -93,7 +93,10 @@ class Ball(Round):
     def __init__(self, center: Numbers, radius: float, *, label: str = "ball"):
         self.center = vector("center", center)
         self.dim = len(self.center)
-        self.radius = float(radius)
+        try:
+            self.radius = float(radius)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"radius must be a positive number, but it is {radius!r}.") from error
         if not (0 < self.radius < math.inf):
             raise ValueError(f"radius must be a positive number, but it is {radius}.")
         self.bounds = (self.center - self.radius, self.center + self.radius)

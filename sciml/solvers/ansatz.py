@@ -209,6 +209,10 @@ class Lattice:
         whole, low = max(residuals[0], 1e-300), max(residuals[-1], 1e-300)
         slope = math.log(low / whole) / (1 - _FRACTIONS[-1]) if len(residuals) > 1 else 0.0
         growth = 1 + math.log(3 * excess) / slope if slope > 0.5 else math.inf
+        # of a system no nested solutions are known: waves, as long as these help, before singular functions
+        if len(residuals) == 1 and (self.level or whole < 0.5 * self.before):
+            level = self.level + 2 if self.level else 0
+            return replace(self, kappa=1.5 * self.kappa, level=level, before=whole)
         if self.level == 0 and growth > 1.6 and self._has_singular:
             return replace(self, kappa=self.kappa.clamp_max(_LOW), level=12 if self.harmonic else 8)
         factor = min(max(growth, 1.15), 1.5)

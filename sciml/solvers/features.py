@@ -33,7 +33,7 @@ from torch import Tensor
 from sciml.domain import Box
 from sciml.problem import PDE, Elliptic, Evolution
 from sciml.solution import Solution, check_tolerance
-from sciml.solvers import flux, particular, reacting
+from sciml.solvers import flux, particular, reacting, transient
 from sciml.solvers.ansatz import Ansatz, fitted, start
 from sciml.solvers.bases import Basis
 from sciml.solvers.collocation import Block, Collocation
@@ -114,6 +114,10 @@ class FeatureSolver:
             return best
         stated = problem.pde() if isinstance(problem, Evolution) else problem
         collocation = Collocation(stated)
+        if best is None and self.basis is None and self.local is None and transient.applies(problem, collocation):
+            best = self._in_time(problem, seed, clock, begun)
+            if best is not None and _estimate_of(best) <= self.tolerance:
+                return best
         if self.local:
             return self._only_locally(problem, collocation, clock, begun)
         search = _Search(self, collocation, torch.Generator().manual_seed(seed), clock)
@@ -145,6 +149,24 @@ class FeatureSolver:
             how = "by solutions of Poisson's equation on a box, with the reaction moved to the right"
             return None if moved is None else self._told(problem, moved, how, {"unknowns": moved.unknowns}, begun)
         return None
+
+    def _in_time(self, problem: Any, seed: int, clock: Deadline, begun: float) -> Solution | None:
+        """Stages in time, each of which is solved with features in space."""
+        waves = [self.bandwidth]  # what one stage needs, so will the next
+
+        def elliptic(stage: PDE, tolerance: float) -> Solution:
+            left = max(clock.at - time.perf_counter(), 1e-3)
+            solver = replace(self, tolerance=tolerance, seconds=left, local=False, bandwidth=waves[-1])
+            found = solver.solve(stage, seed)
+            assert found.cost is not None
+            waves.append(found.cost["bandwidth"])
+            return found
+
+        found = transient.march(problem, self.tolerance, clock, elliptic)
+        if found is None:
+            return None
+        how = f"by stages on {found.slabs} slabs of time"
+        return self._told(problem, found, how, {"unknowns": found.unknowns, "slabs": found.slabs}, begun)
 
     def _told(self, problem: Any, found: Any, how: str, cost: dict[str, Any], begun: float) -> Solution:
         met = "converged:" if found.estimate <= self.tolerance else "stopped at an"
@@ -329,6 +351,10 @@ class _Search:
             estimate = _estimate([d / size for d in distances], gaps, gaps[0] / size, ansatz.damped)
         else:
             estimate = gaps[0] / size
+        if self.collocation.problem.dim == 1:  # where it costs little: what depends on the points is no solution
+            other = system.factor([(b, self.collocation.linearise(b, v)) for b, v in zip(held, about, strict=True)])
+            gap = basis @ (system.field(other.solve()).coefficients - field.coefficients)
+            estimate = max(estimate, float(torch.linalg.vector_norm(gap)) / size)
         # a solution that leaves most of the right-hand side unexplained is none, however stable it looks
         data = float(torch.linalg.vector_norm(matrix[:, -1])) or 1.0
         estimate = max(estimate, 0.02 * gaps[0] / data if self.collocation.linear else 0.0, 1e-15)

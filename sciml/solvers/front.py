@@ -87,7 +87,7 @@ def solve(
     >>> u.status.startswith("converged by frozen features"), round(float(u(torch.tensor([[0.5]]).double())), 9)
     (True, 0.25)
     """
-    _check(problem, tolerance, seconds)
+    _check(problem, tolerance, seed, seconds, device)
     begun = time.perf_counter()
     best: Solution | None = None
     chosen, notes = "", list[str]()
@@ -100,16 +100,17 @@ def solve(
             notes.append(f"{method.name} not tried, they end near {method.floor:g}")
             continue
         note = "gave nothing"
+        latest: Solution | None = None  # it counts even where an earlier one thought better of itself: it knows more
         try:
-            for found in method.attempts():
-                note = _reached(found)
-                if best is None or _estimate(found) < _estimate(best):
-                    best, chosen = found, f"{method.name} ({method.why})"
-                if _estimate(found) <= tolerance:
-                    return _finish(best, "converged", chosen, notes, begun)
+            for latest in method.attempts():
+                note = _reached(latest)
+                if _estimate(latest) <= tolerance:
+                    return _finish(latest, "converged", f"{method.name} ({method.why})", notes, begun)
         except _REFUSALS as refusal:
             note = f"{'then ' if note != 'gave nothing' else ''}refused: {refusal}"
         notes.append(f"{method.name}: {note}")
+        if latest is not None and (best is None or _estimate(latest) < _estimate(best)):
+            best, chosen = latest, f"{method.name} ({method.why})"
         if best is not None and math.isinf(_estimate(best)) and _linear(problem):
             break  # not determined by its equations: another method would only hide it
     if best is None:
@@ -117,12 +118,18 @@ def solve(
     return _finish(best, "stopped", chosen, notes, begun)
 
 
-def _check(problem: Any, tolerance: float, seconds: float) -> None:
+def _check(problem: Any, tolerance: float, seed: int, seconds: float, device: str) -> None:
     if not isinstance(problem, (Elliptic, PDE, Evolution)):
         raise TypeError(f"problem is a {type(problem).__name__}, but solve accepts Elliptic, PDE and Evolution")
     check_tolerance(tolerance)
-    if not (isinstance(seconds, (int, float)) and seconds > 0):
+    if not isinstance(seed, int):
+        raise TypeError(f"seed is {seed!r}, but must be a whole number")
+    if isinstance(seconds, bool) or not (isinstance(seconds, (int, float)) and seconds > 0):
         raise ValueError(f"seconds is {seconds!r}, but must be positive")
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}, but must be one of torch's, such as 'cpu' or 'cuda'") from error
 
 
 def _estimate(solution: Solution) -> float:
@@ -146,6 +153,8 @@ def _finish(solution: Solution, outcome: str, chosen: str, notes: Sequence[str],
 
 
 def _linear(problem: Elliptic | PDE | Evolution) -> bool:
+    if isinstance(problem, Elliptic):
+        return problem.linear  # also where its coefficients jump, which is no matter of rows at points
     stated = problem.pde() if isinstance(problem, Evolution) else problem
     return Collocation(stated).linear
 
@@ -178,7 +187,9 @@ def _methods(
             _Method(
                 "finite elements of degree 4",
                 "they converge for every elliptic problem that can be meshed",
-                lambda: _refined([FiniteElement(n, degree=4) for n in sizes], problem, clock),
+                lambda: _refined(
+                    [FiniteElement(n, degree=4) for n in sizes], problem, clock, (sizes[0] / sizes[1]) ** 5
+                ),
             )
         )
     if isinstance(problem, Evolution) and problem.space.dim == 1:
@@ -187,7 +198,7 @@ def _methods(
             _Method(
                 "finite differences",
                 "a method of lines in one dimension is cheap",
-                lambda: _refined(grids, problem, clock),
+                lambda: _refined(grids, problem, clock, 0.25),
             )
         )
     why = "scalars are unknown" if inverse else "nothing else met the tolerance"
@@ -196,14 +207,16 @@ def _methods(
     return found
 
 
-def _refined(solvers: Sequence[Any], problem: Any, clock: Deadline) -> Iterator[Solution]:
+def _refined(solvers: Sequence[Any], problem: Any, clock: Deadline, fastest: float) -> Iterator[Solution]:
     """Solutions on finer and finer grids, each with an estimate from its distance from the one before.
 
     None is begun that would not end in time, were it to take eight times as long as the last. The distance is the error
-    of the coarser one; the rate of two distances tells how much smaller that of the finer is.
+    of the coarser one; the rate of two distances tells how much smaller that of the finer is. Where a source jumps
+    inside of a cell, a distance is small by chance: of two rates the slower counts, and none is faster than `fastest`,
+    which is what the order of the method allows.
     """
     before: Solution | None = None
-    gap, seconds = math.inf, 0.0
+    gap, seconds, rate, estimate = math.inf, 0.0, 0.0, 0.0
     for solver in solvers:
         begun = time.perf_counter()
         if begun + 8 * seconds > clock.at:
@@ -212,10 +225,12 @@ def _refined(solvers: Sequence[Any], problem: Any, clock: Deadline) -> Iterator[
         seconds = time.perf_counter() - begun
         if before is not None:
             last, gap = gap, compare(before, found, problem.domain, _CHECKED)["rel_l2"]
-            rate = gap / last if last < math.inf else 0.5
+            slower = max(rate, gap / last) if last < math.inf else 0.5
+            rate = gap / last
             # the tail r / (1 - r) of a geometric series, taken twice where it is short
-            tail = 2 * rate if rate < 0.5 else min(rate / max(1 - rate, 1e-3), 10.0)
-            yield replace(found, error_estimate=tail * gap)
+            tail = 2 * slower if slower < 0.5 else min(slower / max(1 - slower, 1e-3), 10.0)
+            estimate = max(tail * gap, fastest * estimate)
+            yield replace(found, error_estimate=estimate)
             if gap > 0.7 * last:
                 return  # finer does not help any more
         before = found

@@ -41,7 +41,10 @@ _STEP = 0.1  # from the largest tail of one solution to the goal of the next, at
 _RATIO = (0.2, 0.5)  # of the errors at two successive goals, at least and at most
 _HALVINGS = 12
 _LEAST = 0.1  # of the error, that one step takes away where residuals say it takes nothing
+_UNEXPLAINED = 0.01  # of the right-hand side: residuals that are larger, and do not fall, say nothing about the error
 _GROWTH = 3.0  # of the time that the next goal takes
+_WORK = {1: 1.0, 2: 1.5, 3: 2.0}  # powers of the number of cells with which elimination grows, by dimension
+_UNKNOWNS = {2: 3_000, 3: 3_000}  # of the first cover: one that resolves sharp layers everywhere would never end
 _CHECKED = 4000  # points for distances
 
 Field = PatchField | SlabField
@@ -95,13 +98,13 @@ def solve_locally(
     refinement = Refinement(families, limit, clock, singular=True)
     best: Local | None = None
     before: _Step | None = None
-    note = "smaller cells did not help"
+    note, seconds = "smaller cells did not help", 0.0
     for k in range(len(_GOALS) if marches else _HALVINGS):
         begun = time.perf_counter()
         if marches:
             found = _marched(collocation, refinement, _GOALS[k] * tolerance, before, space)
         else:
-            found = _halved(collocation, refinement, tolerance, before)
+            found = _halved(collocation, refinement, tolerance, before, seconds)
         field = found.field
         if field is None:
             note = found.note
@@ -112,13 +115,14 @@ def solve_locally(
             distance = compare(before.field, field, problem.domain, _CHECKED)["rel_l2"]
             # a solution that leaves much of the right-hand side unexplained is none, however stable it looks
             gap = 0.0 if found.refined is None else found.refined.gap
-            estimate = max(distance * found.ratio(before), 0.02 * gap, 1e-15)
-        if best is None or estimate < best.estimate or math.isinf(best.estimate):
+            estimate = max(max(distance, 1e-15) * found.ratio(before), 0.02 * gap)
+        # the later knows more: its distance from an earlier one contradicts an estimate of that which was too small
+        if best is None or math.isfinite(estimate) or math.isinf(best.estimate):
             best = Local(field, estimate, found.note, sum(p.cover.size for p in _parts(field)), k + 1)
         if best.estimate <= tolerance:
             return best
-        before = found
-        if time.perf_counter() + _GROWTH * (time.perf_counter() - begun) > clock.at:
+        before, seconds = found, time.perf_counter() - begun
+        if clock.over or (marches and time.perf_counter() + _GROWTH * seconds > clock.at):
             note = "the time is over"
             break
     return best and replace(best, note=best.note or note)
@@ -149,6 +153,8 @@ class _Step:
         """Of the error to that of the step before."""
         tail = self.worst / max(before.worst, 1e-300)
         if self.refined is not None:
+            if self.fallen > 1 - _LEAST and self.refined.gap > _UNEXPLAINED:
+                return math.inf  # cells were halved where it does not matter, and both solutions are equally wrong
             # errors fall as residuals do, and the distance of the two is the difference of their errors
             return self.fallen / max(1 - self.fallen, _LEAST)
         return min(max(self.residual / before.residual, min(_RATIO[0], 1.5 * tail)), _RATIO[1])
@@ -165,16 +171,19 @@ def _marched(
     return _Step(field, worst, 1.0 if field is None else max(_residual(collocation, field), 1e-300), note)
 
 
-def _halved(collocation: Collocation, refinement: Refinement, tolerance: float, before: _Step | None) -> _Step:
-    """The cells that are worst are halved."""
+def _halved(
+    collocation: Collocation, refinement: Refinement, tolerance: float, before: _Step | None, seconds: float
+) -> _Step:
+    """The cells that are worst are halved, if that ends in time: the step before took `seconds`."""
     if before is None:
         cover, start = _first(collocation, refinement), None
     else:
         assert before.refined is not None
         cover = refinement.halved(collocation, before.refined, _STEP * before.worst)
         start = None if before.note else before.field
+        seconds *= (cover.size / before.refined.field.cover.size) ** _WORK[collocation.problem.dim]
     most = refinement.most(collocation)
-    if cover.size > most or refinement.clock.over:
+    if cover.size > most or time.perf_counter() + seconds > refinement.clock.at:
         return _Step(None, 0.0, note="the time is over" if cover.size <= most else f"it takes more than {most} cells")
     found = refinement.once(collocation, cover, tolerance, start, first=before is None)
     if found.note == UNDETERMINED:
@@ -216,9 +225,12 @@ def _residual(collocation: Collocation, field: Field) -> float:
 
 
 def _first(collocation: Collocation, refinement: Refinement) -> Cover:
-    """Cells that resolve the wavenumbers of the data, and never fewer than two along an axis."""
+    """Cells that resolve the wavenumbers of the data if these are not many, and never fewer than two along an axis."""
     domain = collocation.problem.domain
     lower, upper = domain.bounds
     k = wavenumbers(collocation, torch.Generator().manual_seed(0))
-    waves = k * (upper - lower) / refinement.wave
-    return trimmed(Cover.even(lower, upper, [max(2, math.ceil(1.2 * w)) for w in waves.tolist()]), domain)
+    waves = 1.2 * k * (upper - lower) / refinement.wave
+    many = _UNKNOWNS.get(domain.dim, math.inf) / (sum(f.size for f in refinement.families) * collocation.components)
+    while float(waves.clamp_min(2).prod()) > max(many, 2.0**domain.dim):
+        waves = 0.9 * waves
+    return trimmed(Cover.even(lower, upper, [max(2, math.ceil(w)) for w in waves.tolist()]), domain)

@@ -134,14 +134,23 @@ class MscaleSolver:
 
         Returns:
             A `Solution`; its status says how training ended, its parameters the values of an inverse problem.
+
+        Raises:
+            TypeError: for another kind of problem.
+            ValueError: for a derivative above order two, or options that do not fit the problem.
         """
         begun = time.perf_counter()
         if not isinstance(problem, (Elliptic, PDE, Evolution)):
             kind = type(problem).__name__
             raise TypeError(f"problem is a {kind}, but MscaleSolver accepts Elliptic, PDE and Evolution")
+        stated = problem.pde() if isinstance(problem, Evolution) else problem
+        if stated.order > 2:
+            raise ValueError(
+                f"problem has derivatives of order {stated.order}, but MscaleSolver takes them up to order 2; "
+                "use FeatureSolver"
+            )
         if self._chooses(problem):
             return automatic(self, problem, seed, callbacks)
-        stated = problem.pde() if isinstance(problem, Evolution) else problem
         generator = torch.Generator().manual_seed(seed)
         energy = self.ritz if self.ritz is not None else isinstance(stated, Elliptic)
         network = self._network(stated, generator, energy)

@@ -186,8 +186,8 @@ class Refinement:
 
     def _free(self, system: PatchSystem, blocks: list[Block], field: PatchField) -> bool:
         """Whether a function that is one at some point, such as a constant, satisfies all homogeneous equations."""
-        collocation, cover = system.collocation, system.patches.cover
-        x = (cover.lower + cover.upper)[:: max(1, cover.size // 8)] / 2
+        collocation = system.collocation
+        x = blocks[0].x[:: max(1, len(blocks[0].x) // 8)]  # inside: beyond the boundary nothing is determined
         about = [None if collocation.linear else system.values(collocation, b, field) for b in blocks]
         equations = [(b, collocation.linearise(b, v)) for b, v in zip(blocks, about, strict=True)]
         strict = replace(system, damping=1e-13)

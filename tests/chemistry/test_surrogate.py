@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sciml.chemistry import Mechanism, Surrogate, accuracy
+from sciml.chemistry.hybrid import hybrid
 
 PATH = files("sciml.data") / "h2_surrogate.h5"
 ATM = 101325.0
@@ -169,13 +170,37 @@ def test_a_saved_copy_is_the_same(surrogate, charges, tmp_path):
     assert (again.rollout(charges, 30) == surrogate.rollout(charges, 30)).all() and again.settings == surrogate.settings
 
 
+def test_states_outside_the_thermodynamic_data_are_refused_by_row(surrogate, mechanism, charges):
+    low, high = surrogate.settings.temperatures
+    assert (low, high) == mechanism.temperature_range
+    states = np.repeat(charges[:1], 5, 0)
+    states[:, 0] = [1000.0, low - 20, 1200.0, low - 1, high + 50]
+    for call in (surrogate.step, lambda x: surrogate.rollout(x, 2), surrogate):
+        with pytest.raises(ValueError, match=rf"{low:g} to {high:g} K.* 1, 3, 4 have {low - 20:g} to {high + 50:g} K$"):
+            call(states)
+    with pytest.raises(ValueError, match="row|state 1"):  # the mechanism says the same of its integrator
+        mechanism.advance(states, 1e-6)
+    states[:, 0] = [low, high, low, high, low * (1 - 1e-9)]  # the ends belong to the range, whatever rounding does
+    assert np.isfinite(surrogate.step(states)).all()
+    assert len(surrogate.step(states[:0])) == 0
+
+
+def test_a_hybrid_step_hands_rows_outside_the_data_to_the_integrator(surrogate, mechanism, charges):
+    states = np.repeat(charges[:1], 3, 0)
+    states[1, 0] = surrogate.settings.temperatures[0] - 30
+    done = hybrid(surrogate, mechanism, states)
+    np.testing.assert_array_equal(done.integrated, [False, True, False])
+    np.testing.assert_array_equal(done.failed, [False, True, False])
+    np.testing.assert_allclose(done.states[1], states[1], rtol=1e-12)
+
+
 def test_what_it_cannot_do_is_refused(surrogate, charges):
     negative, heavy, cold = (charges.copy() for _ in range(3))
     negative[3, 4], heavy[2, 2], cold[1, 0] = -1e-3, 0.9, 100.0
     for states, words in (
         (negative, "state 3 has a negative"),
         (heavy, "state 2 has mass fractions that do not add up"),
-        (cold, "state 1 has a temperature below"),
+        (cold, r"300 to 3500 K.*row\(s\) 1 have 100 to 100 K"),
         (charges[:, :-1], "must have shape"),
         (np.where(charges == charges[0, 0], np.nan, charges), "not finite"),
     ):

@@ -38,10 +38,40 @@ def test_the_oregonator_returns_to_its_start_after_a_period():
 
 def test_samples_are_evolved_repeatable_and_on_the_manifold():
     system, config = stiff.SYSTEMS["robertson"], stiff.Config(samples=5, length=4)
-    windows, dts = stiff.sample(system, config, np.random.default_rng(0))
+    windows, times = stiff.sample(system, config, np.random.default_rng(0))
     again, _ = stiff.sample(system, config, np.random.default_rng(0))
-    assert windows.shape == (5, 5, 3) and dts.shape == (5, 4) and np.array_equal(windows, again)
+    assert windows.shape == (5, 5, 3) and times.shape == (5, 5) and np.array_equal(windows, again)
     np.testing.assert_allclose(windows.sum(2), 1, atol=1e-8)
+
+
+def test_pairs_lie_as_far_apart_as_their_step_says():
+    system = stiff.SYSTEMS["robertson"]
+    windows, times = stiff.sample(system, stiff.Config(samples=3, length=5), np.random.default_rng(1))
+    states, after, dt = stiff.pairs(system, windows, times)
+    assert len(states) == 3 * 15 and dt.shape == (45,) and (dt > 0).all()
+    for k in (0, 7, 30, 44):
+        radau = stiff.reference(system, states[k], np.array([0.0, dt[k]]))[-1]
+        np.testing.assert_allclose(after[k], radau, rtol=1e-4, atol=1e-14)
+    fixed = stiff.SYSTEMS["predator_prey"]
+    assert stiff.pairs(fixed, np.zeros((3, 6, 2)), np.zeros((3, 6)))[2] == fixed.dt
+
+
+def test_the_period_is_that_of_a_sine():
+    t = np.arange(0, 50, 0.05)
+    assert stiff.period(t, np.sin(2 * t)) == pytest.approx(np.pi, rel=1e-4)
+    assert np.isnan(stiff.period(t[:50], np.sin(2 * t[:50])))
+
+
+def test_robertson_is_followed_over_seventeen_decades(tmp_path):
+    """A twentieth of the default's training, far better than standing still; and no error of it may be nan."""
+    config = stiff.Config(samples=120, length=16, widths=(32, 32), steps=700, batch=512)
+    metrics = stiff.run(config, Run(tmp_path, 0, None, {}))
+    system = stiff.SYSTEMS["robertson"]
+    exact = stiff.reference(system, np.array(system.start), stiff.grid(system))
+    still = np.mean(np.sqrt(np.mean((exact[0] - exact) ** 2, 0)) / exact.max(0))
+    assert metrics["rollout error"] < 0.3 * still
+    assert metrics["one-step error"] < 0.05 and metrics["steps"] == 103
+    assert 0 < metrics["relative error, mean"] < 0.5
 
 
 def test_a_trained_flow_map_follows_radau(tmp_path):
@@ -50,6 +80,7 @@ def test_a_trained_flow_map_follows_radau(tmp_path):
     metrics = stiff.run(config, run)
     assert metrics["one-step error"] < 5e-3
     assert metrics["rollout error"] < 0.1 and metrics["steps"] == 300
+    assert metrics["period error"] < 0.01
 
 
 def test_an_unknown_system_is_refused():

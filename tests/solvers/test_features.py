@@ -13,6 +13,7 @@ from sciml.domain import Ball, Box, Ellipsoid
 from sciml.problem import PDE, Elliptic
 from sciml.problems import p_laplacian
 from sciml.solution import compare, load
+from sciml.solvers.ansatz import Lattice
 from sciml.solvers.clusters import clusters, facings
 from sciml.solvers.families import Bubbles, Polynomials, Ridges, degrees_up_to, lattice
 from sciml.solvers.features import FeatureSolver
@@ -248,3 +249,13 @@ def test_a_limit_that_is_too_small_is_reported():
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         FeatureSolver(**options)
+
+
+def test_features_of_systems_grow_without_nested_solutions():
+    """Waves while residuals fall, functions of the corners when they do not, and more of both from then on."""
+    first = Lattice(Box([0, 0], [1, 1]), torch.tensor([5.0, 5.0]), False)
+    waves = first.larger([1e-2], 1e6, torch.empty(0))
+    assert waves.level == 0 and torch.equal(waves.kappa, 1.5 * first.kappa)
+    corners = waves.larger([0.9e-2], 1e6, torch.empty(0))
+    assert corners.level > 0
+    assert corners.larger([0.8e-2], 1e6, torch.empty(0)).level > corners.level

@@ -6,19 +6,22 @@ import pytest
 import torch
 
 from sciml.calculus import jet
-from sciml.conditions import Dirichlet, Initial, Periodic
+from sciml.conditions import Dirichlet, Initial, Neumann, Periodic
 from sciml.domain import Ball, Box
 from sciml.problem import PDE, Elliptic, Evolution
 from sciml.problems import burgers
 from sciml.solution import compare, load
+from sciml.solvers import local
 from sciml.solvers.collocation import Collocation
 from sciml.solvers.cover import Cover, windowed
 from sciml.solvers.families import degrees_up_to
 from sciml.solvers.features import FeatureSolver
+from sciml.solvers.leastsquares import UNDETERMINED
 from sciml.solvers.local import solve_locally
 from sciml.solvers.multifrontal import SparseFactor
 from sciml.solvers.patches import PatchSystem, patch_blocks
 from sciml.solvers.patchfield import Patches, PatchField, polynomials
+from sciml.solvers.refinement import trimmed
 from sciml.training import Deadline
 
 PI = math.pi
@@ -241,3 +244,34 @@ def test_estimate_of_a_bump_beside_a_hole(sharpness, tolerance):
     error = float((found(x) - bump(x)).norm() / bump(x).norm())
     assert found.status.startswith("converged")
     assert 0.1 < found.error_estimate / error < 10
+
+
+def test_cells_whose_centers_lie_outside_are_determined_all_the_same():
+    """A cover of a disc has such cells; with fluxes alone, a constant may be added."""
+    disc = Ball([0, 0], 1)
+    refinement = local.Refinement(polynomials(degrees_up_to(5, 2)), 100_000, Deadline(math.inf))
+    cover = trimmed(Cover.even(*disc.bounds, [7, 7]), disc)
+    assert bool((disc.level((cover.lower + cover.upper)[::5] / 2) < 0).any())
+    values = Collocation(Elliptic(disc, 1.0, 0.0))
+    fluxes = Collocation(Elliptic(disc, 0.0, conditions=[Neumann(0.0)]))
+    assert refinement.once(values, cover, 1e-6, None, first=True).note == ""
+    assert refinement.once(fluxes, cover, 1e-6, None, first=True).note == UNDETERMINED
+
+
+def test_a_sharp_layer_begins_with_few_cells():
+    layer = Elliptic.manufactured(SQUARE, lambda x: torch.exp(100 * (x[:, 0] - 1)) * torch.sin(PI * x[:, 1]))
+    refinement = local.Refinement(polynomials(degrees_up_to(10, 2)), 100_000, Deadline(math.inf))
+    assert local._first(Collocation(layer), refinement).size * 66 <= 2 * local._UNKNOWNS[2]
+
+
+def test_a_step_that_changes_nothing_is_no_estimate():
+    """Where residuals are large and do not fall; where they are small, rounding may be what is left."""
+
+    def step(fallen, gap):
+        refined = local.Refined(None, torch.zeros(1, 2), 1.0, "", gap)
+        return local._Step(None, 1.0, refined=refined, fallen=fallen)
+
+    before = step(1.0, 0.1)
+    assert step(0.99, 0.1).ratio(before) == math.inf
+    assert step(0.99, 1e-4).ratio(before) == pytest.approx(9.9)
+    assert step(0.2, 0.1).ratio(before) == pytest.approx(0.25)

@@ -6,7 +6,21 @@ import pytest
 import torch
 
 import sciml
-from sciml import PDE, Ball, Box, Dirichlet, Elliptic, Evolution, Initial, MscaleSolver, Neumann, compare, solve
+from sciml import (
+    PDE,
+    Ball,
+    Box,
+    Dirichlet,
+    Elliptic,
+    Evolution,
+    Initial,
+    MscaleSolver,
+    Neumann,
+    Piecewise,
+    Solution,
+    compare,
+    solve,
+)
 from sciml.optimizers import GaussNewton
 from sciml.solvers import front
 from sciml.training import Adam
@@ -137,9 +151,65 @@ def test_an_undetermined_problem_is_left_to_no_other_method(monkeypatch):
 def test_contradictory_conditions_never_converge(monkeypatch):
     monkeypatch.setattr(front, "_networks", lambda *a: iter(()))
     original = front.FeatureSolver
-    monkeypatch.setattr(front, "FeatureSolver", lambda tolerance: original(tolerance, features=600))
-    solution = solve(Elliptic(SQUARE, 0.0, conditions=(Dirichlet(1.0, on="x-"), Dirichlet(0.0))), seconds=5)
+    monkeypatch.setattr(front, "FeatureSolver", lambda tolerance, **_: original(tolerance, features=600))
+    solution = solve(Elliptic(SQUARE, 0.0, conditions=(Dirichlet(1.0, on="x-"), Dirichlet(0.0))), seconds=20)
     assert solution.status.startswith("stopped") and solution.error_estimate > 1e-4
+
+
+def test_coefficients_that_jump_are_left_to_finite_elements():
+    """-(a u')' = 1 on (-1, 1) with a = 10 on the left: a u' = c - x, and u is continuous at 0."""
+    c = 0.45 / 1.1
+    exact = lambda x: (c * (x[:, 0] - x[:, 0].sign()) + (1 - x[:, 0] ** 2) / 2) / torch.where(x[:, 0] < 0, 10.0, 1.0)  # noqa: E731
+    problem = Elliptic(Box([-1], [1]), 1.0, 0.0, Piecewise(1.0, [(Box([-1], [0]), 10.0)]))
+    solution = solve(problem)
+    assert solution.status.startswith("converged by finite elements")
+    assert compare(solution, exact, problem.domain, 4000)["rel_l2"] <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("source", "exact"),
+    [
+        (lambda x: -0.75 * x[:, 0] ** -0.5, lambda x: x[:, 0] ** 1.5),
+        (lambda x: -0.24 * x[:, 0] ** -0.8, lambda x: x[:, 0] ** 1.2),
+        (lambda x: 2500 / torch.cosh(50 * (x[:, 0] - 0.3)) ** 2 * 2 * torch.tanh(50 * (x[:, 0] - 0.3)), None),
+    ],
+)
+def test_estimates_where_points_see_little_of_a_source(source, exact):
+    """A source without bound at an end, or in a thin layer: what depends on the points is no solution."""
+    exact = exact or (lambda x: torch.tanh(50 * (x[:, 0] - 0.3)))
+    problem = Elliptic(Box([0], [1]), source, exact)
+    for tolerance in (1e-2, 1e-4, 1e-6):
+        solution = solve(problem, tolerance, seconds=2)
+        assert compare(solution, exact, problem.domain, 4000)["rel_l2"] <= 10 * solution.error_estimate
+
+
+def test_a_distance_that_is_small_by_chance_convinces_nobody():
+    """Errors of a method of order two, two of which are nearly the same, as where a source jumps inside of a cell."""
+
+    class Grid:
+        def __init__(self, error):
+            self.error = error
+
+        def solve(self, problem):
+            return Solution(lambda x: 1 + self.error + 0 * x[:, 0], problem=problem)
+
+    def estimates(errors):
+        attempts = front._refined([Grid(e) for e in errors], cases.poisson_1d(), front.Deadline(math.inf), 0.25)
+        return list(zip([s.error_estimate for s in attempts], errors[1:], strict=True))
+
+    assert all(found > 0.3 * error for found, error in estimates([0.3, 0.12, 0.119, 0.03]))
+    assert all(error < found < 10 * error for found, error in estimates([0.3, 0.075, 0.02, 0.005]))
+
+
+def test_the_latest_of_a_method_counts(monkeypatch):
+    """Its estimate contradicts the smaller one of a coarser solution."""
+    problem = cases.poisson_1d()
+    pair = [
+        Solution(lambda x, k=k: 0 * x[:, 0] + k, problem=problem, error_estimate=e) for k, e in ((1, 1e-5), (2, 1e-2))
+    ]
+    monkeypatch.setattr(front, "_methods", lambda *a: [front._Method("two", "a test", lambda: iter(pair))])
+    solution = solve(problem)
+    assert solution.error_estimate == 1e-2 and solution.status.startswith("stopped by two")
 
 
 def test_the_same_seed_gives_the_same_numbers():
@@ -162,6 +232,8 @@ def test_it_is_a_public_name():
         ({"tolerance": "fine"}, ValueError, "tolerance is 'fine'"),
         ({"seconds": "long"}, ValueError, "seconds is 'long', but must be positive"),
         ({"seconds": 0}, ValueError, "seconds is 0, but must be positive"),
+        ({"seed": 1.5}, TypeError, "seed is 1.5, but must be a whole number"),
+        ({"device": "gpu"}, ValueError, "device is 'gpu', but must be one of torch's"),
     ],
 )
 def test_bad_input_is_refused(options, error, message):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from sciml.chemistry.expert import Expert
+from sciml.expert import Expert
 from sciml.flowmap import RelativeIncrement, draw_rows
 from sciml.optimizers import SOAP
 from sciml.training import fit
