@@ -36,7 +36,7 @@ from sciml.conditions import (
     evaluate,
 )
 from sciml.domain import Box, Domain
-from sciml.unknown import Unknown, Unknowns, probe, request
+from sciml.unknown import Unknown, Unknowns, plain, probe, request
 
 __all__ = [
     "PDE",
@@ -260,7 +260,7 @@ class Elliptic(Bounded):
 
 def _equations(name: str, result: Any, x: Tensor) -> tuple[Tensor, ...]:
     parts = result if isinstance(result, (tuple, list)) else (result,)
-    return tuple(check_values(name, p.value if isinstance(p, Unknown) else p, x) for p in parts)
+    return tuple(check_values(name, plain(p), x) for p in parts)
 
 
 def _related(relation: Relation, x: Tensor, u: Any, q: Any = None) -> tuple[Tensor, ...]:
@@ -428,8 +428,7 @@ class Evolution(Bounded):
 
     def _space_time(self, x: Tensor, u: Any) -> Tensor:
         in_space = Unknown(u.value, self.coordinates[1:], lambda i: u.derivative(tuple(k + 1 for k in i)), x[:, 0])
-        rate = self.rate(x[:, 1:], in_space)
-        return u.t - (rate.value if isinstance(rate, Unknown) else rate)
+        return u.t - plain(self.rate(x[:, 1:], in_space))
 
     def pde(self) -> PDE:
         """The same problem in space-time, time first."""

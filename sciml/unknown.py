@@ -13,14 +13,15 @@ from sciml.calculus import Field, jet, partial
 
 Indices = tuple[int, ...]
 
-__all__ = ["Unknown", "Unknowns", "probe", "request"]
+__all__ = ["Unknown", "Unknowns", "plain", "probe", "request"]
 
 
-def _plain(a: Any) -> Any:
+def plain(a: Any) -> Any:
+    """What an equation gives, with values in place of unknowns."""
     if isinstance(a, Unknown):
         return a.value
     if isinstance(a, (tuple, list)):
-        return type(a)(_plain(b) for b in a)
+        return type(a)(plain(b) for b in a)
     return a
 
 
@@ -64,7 +65,7 @@ class Unknown:
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Torch functions see the value."""
-        return function(*_plain(args), **{k: _plain(v) for k, v in (kwargs or {}).items()})
+        return function(*plain(args), **{k: plain(v) for k, v in (kwargs or {}).items()})
 
     def __getitem__(self, index: Any) -> Any:
         """A scalar unknown has no components."""
@@ -83,7 +84,7 @@ class Unknown:
 
 def _forward(name: str) -> Callable[..., Any]:
     def method(self: Unknown, *args: Any) -> Any:
-        return getattr(self.value, name)(*map(_plain, args))
+        return getattr(self.value, name)(*map(plain, args))
 
     return method
 

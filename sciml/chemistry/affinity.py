@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sciml.chemistry.thermo import GAS_CONSTANT
+from sciml.chemistry.conservation import shortened
+from sciml.chemistry.thermo import GAS_CONSTANT, recorded
 
 if TYPE_CHECKING:
     from sciml.chemistry.mechanism import Mechanism
@@ -125,18 +126,16 @@ class Affinity(nn.Module):
         """
         extents = (new - old) @ self.extents.index_select(0, species)
         parts = A * extents
-        refused = parts.sum(1) > _ROUNDING
-        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
-        if not recorded and not bool(refused.any()):
+        total = parts.sum(1)
+        refused = total > _ROUNDING
+        if not recorded() and not bool(refused.any()):
             return new
         against = parts.clamp_min(0.0).sum(1)
-        excess = torch.where(refused, parts.sum(1) / against.clamp_min(1e-300), 0.0)
+        excess = torch.where(refused, total / against.clamp_min(1e-300), 0.0)
         back = torch.where(parts > 0, extents, 0.0) * excess[:, None]
         columns = (self.reactions * self.molar_masses).index_select(1, species)
         y = torch.where(refused[:, None], new - back @ columns, new)
-        # what was slowed may have fed a species that has none to lose
-        theta = torch.where(y < 0, old / (old - y).clamp_min(1e-300), 1.0).amin(1, keepdim=True)
-        return torch.lerp(old, y, theta).clamp_min(0.0)
+        return shortened(old, y)  # what was slowed may have fed a species that has none to lose
 
 
 def _functions(T: Tensor) -> Tensor:

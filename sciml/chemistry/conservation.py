@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Conservation"]
+__all__ = ["Conservation", "shortened"]
 
 
 class Conservation(nn.Module):
@@ -52,9 +52,13 @@ class Conservation(nn.Module):
         defect = (wanted - self.atoms.T @ y.T).abs()
         reached = (defect <= self.tolerance * wanted + 1e-18).all(0)
         y = torch.where(reached[:, None], y, old)
-        # a fraction below zero shortens the step to where it is zero; `lerp` is exact at both ends
-        theta = torch.where(y < 0, old / (old - y).clamp_min(1e-300), 1.0).amin(1, keepdim=True)
-        return torch.lerp(old, y, theta).clamp_min(0.0)
+        return shortened(old, y)
+
+
+def shortened(old: Tensor, new: Tensor) -> Tensor:
+    """A step between fractions (n, r), shortened, if it must be, to where the first of them is zero."""
+    theta = torch.where(new < 0, old / (old - new).clamp_min(1e-300), 1.0).amin(1, keepdim=True)
+    return torch.lerp(old, new, theta).clamp_min(0.0)  # `lerp` is exact at both ends
 
 
 def _cholesky(matrix: list[list[Tensor]]) -> list[list[Tensor]]:

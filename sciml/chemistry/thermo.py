@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GAS_CONSTANT", "Thermo"]
+__all__ = ["GAS_CONSTANT", "Thermo", "recorded"]
 
 GAS_CONSTANT = 8314.46261815324  # J/kmol/K, exact since 2019
 _COEFFICIENTS = 8
@@ -156,12 +156,12 @@ class Thermo(nn.Module):
         T = torch.full_like(goal, 1000.0) if guess is None else guess
         # third order: what is left after a change of 1e-6 T is rounding
         enough = 16 * torch.finfo(goal.dtype).eps if steps is None else 1e-6
-        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
+        graph = recorded()
         before, local = None, mixed
         for _ in range(50 if steps is None else steps):
             interval = self._interval(T)
             # hardly any step leaves the interval of a polynomial, and comparing is cheaper than gathering
-            if before is None or recorded or not torch.equal(interval, before):
+            if before is None or graph or not torch.equal(interval, before):
                 before, local = interval, self._at(mixed, interval)
             slope = _heat_capacity(local, T) - gas
             newton = (_enthalpy(local, T) - gas * T - goal) / slope
@@ -169,7 +169,7 @@ class Thermo(nn.Module):
             # a state far from the guess may leave the region where the parabola helps
             change = newton / curve.clamp(0.5, 2.0)
             T = torch.maximum(T - change, 0.2 * T)
-            if not recorded and bool((change.abs() <= enough * T).all()):
+            if not graph and bool((change.abs() <= enough * T).all()):
                 return T
         if steps is not None:
             return T
@@ -177,6 +177,11 @@ class Thermo(nn.Module):
             return T
         row = int((change.abs() / T).argmax())
         raise RuntimeError(f"no temperature was found for row {row} with the value {float(goal[row]):g} J/kg")
+
+
+def recorded() -> bool:
+    """Whether operations become a graph, for which no value may decide what is computed."""
+    return bool(torch.jit.is_tracing() or torch.compiler.is_compiling())  # type: ignore[attr-defined]
 
 
 def _enthalpy(a: Tensor, T: Tensor) -> Tensor:

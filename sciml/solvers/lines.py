@@ -26,6 +26,7 @@ from sciml.domain import Box
 from sciml.problem import Condition, Dirichlet, Evolution, Neumann, Periodic, Robin, Unknown
 from sciml.solvers.grid import Array, Grid
 from sciml.solvers.gridfield import GridField
+from sciml.unknown import plain
 
 __all__ = ["march"]
 
@@ -78,9 +79,8 @@ class _Line:
     def rate(self, t: float, u: Array) -> Array:
         """du/dt of the unknowns."""
         with torch.no_grad():
-            given: Any = self.problem.rate(self.x, self.unknown(t, torch.from_numpy(u)))
-            given = given.value if isinstance(given, Unknown) else given
-            return check_values("rate", given, self.x).numpy()
+            given = self.problem.rate(self.x, self.unknown(t, torch.from_numpy(u)))
+            return check_values("rate", plain(given), self.x).numpy()
 
 
 def _difference(wide: Tensor, order: int, h: float) -> Tensor:

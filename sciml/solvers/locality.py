@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sciml.problem import Evolution, Unknown
+from sciml.problem import Evolution
 from sciml.solvers.differences import FiniteDifference
 from sciml.solvers.members import Function, values_of
+from sciml.unknown import Unknown, plain
 
 __all__ = ["influence", "symmetries"]
 
@@ -36,12 +37,12 @@ def symmetries(problem: Evolution) -> tuple[bool, bool, bool]:
 
         u = Unknown(seen(()), problem.coordinates[1:], seen, torch.full((64,), time, dtype=torch.float64))
         found = problem.rate(at, u)
-        return torch.as_tensor(found.value if isinstance(found, Unknown) else found, dtype=torch.float64).expand(64)
+        return torch.as_tensor(plain(found), dtype=torch.float64).expand(64)
 
     begin, end = problem.time
-    plain = rate(x, begin)
-    steady = torch.allclose(plain, rate(x, 0.3 * begin + 0.7 * end))
-    return steady, torch.allclose(plain, rate(other, begin)), torch.allclose(plain, -rate(x, begin, odd=True))
+    given = rate(x, begin)
+    steady = torch.allclose(given, rate(x, 0.3 * begin + 0.7 * end))
+    return steady, torch.allclose(given, rate(other, begin)), torch.allclose(given, -rate(x, begin, odd=True))
 
 
 def influence(problem: Evolution, initial: Function, tau: float) -> float:

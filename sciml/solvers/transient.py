@@ -33,14 +33,12 @@ from sciml.solvers.collocation import Block, Collocation
 from sciml.solvers.families import Operator
 from sciml.solvers.featurefield import FeatureField, nested, under
 from sciml.training import Deadline
-from sciml.unknown import Unknown
+from sciml.unknown import Unknown, plain
 
 __all__ = ["StageField", "Transient", "applies", "march"]
 
 _STAGES = 8
-_SHARE = (
-    0.1  # of the tolerance, for what stages err in space; and of what a slab has left over for the next to be longer
-)
+_SHARE = 0.1  # of the tolerance, for what stages err in space
 _NOISE = 0.01  # of the error of the state that a slab starts from, which no features can fit, is seen in a stage
 _SHORTEST = 1e-6  # slab, as a share of the time
 _CHECKED = 500  # points in space at which errors are measured
@@ -203,7 +201,7 @@ def march(problem: Evolution, tolerance: float, clock: Deadline, elliptic: Ellip
         The solution, or None if some slab cannot be solved or the time is over before the end.
     """
     begin, end = problem.time
-    edges, parts, note = [begin], list[Sequence[FeatureField]](), ""
+    edges, parts = [begin], list[Sequence[FeatureField]]()
     length = end - begin
     state: Callable[[Tensor], Tensor] = problem.initial
     squares = errors = carried = rough = noise = 0.0
@@ -214,10 +212,11 @@ def march(problem: Evolution, tolerance: float, clock: Deadline, elliptic: Ellip
         length = min(length, end - edges[-1])
         last = edges[-1] + 1.01 * length > end
         slab = _Slab(problem, edges[-1], (end if last else edges[-1] + length) - edges[-1], state, tolerance, noise)
-        stages = slab.stages(elliptic)
-        if stages is None:
+        solved = slab.stages(elliptic)
+        if solved is None:
             return None
-        size, tail, space = slab.judged(stages)
+        stages = [stage for stage, _ in solved]
+        size, tail, space = slab.judged(solved)
         whole = math.sqrt(squares + length * size**2) / math.sqrt(end - begin)
         fitting = (0.1 * tolerance * whole / max(tail, 1e-300)) ** (1 / _STAGES)  # as the term of degree s shrinks
         if fitting < 0.9 and length > _SHORTEST * (end - begin):
@@ -232,8 +231,7 @@ def march(problem: Evolution, tolerance: float, clock: Deadline, elliptic: Ellip
         length *= min(max(fitting, 0.9), 4.0)
     field = StageField(edges, parts, _Slab.polynomials())
     estimate = max(math.sqrt(errors / squares) if squares else errors, 1e-15)
-    if estimate > tolerance:
-        note = "its stages are no better in space" if carried else note
+    note = "its stages are no better in space" if estimate > tolerance and carried else ""
     return Transient(field, estimate, len(parts), 2 * field.size, note)
 
 
@@ -263,9 +261,9 @@ class _Slab:
         """Legendre coefficients ``(K, s)`` of p_k."""
         return (cls.radau.polynomials @ cls.radau.modes[1]).T
 
-    def stages(self, elliptic: Elliptic) -> list[FeatureField] | None:
-        """W_k, or None if there is no solution."""
-        found: list[FeatureField] = []
+    def stages(self, elliptic: Elliptic) -> list[tuple[FeatureField, float]] | None:
+        """W_k, each with its relative error, or None if there is no solution."""
+        found: list[tuple[FeatureField, float]] = []
         _, vectors, inverse = self.radau.modes
         for k in range(len(inverse)):
             # how much of an error in W_k, relative to its size, is seen in u, relative to the size of that
@@ -274,14 +272,8 @@ class _Slab:
             solution = elliptic(self._stage(k), min(goal, 0.1))
             if type(solution.field) is not FeatureField or not math.isfinite(solution.error_estimate or math.inf):
                 return None
-            found.append(solution.field)
-            self.estimates.append(solution.error_estimate or 0.0)
+            found.append((solution.field, solution.error_estimate or 0.0))
         return found
-
-    @cached_property
-    def estimates(self) -> list[float]:
-        """Relative errors of the stages."""
-        return []
 
     def _stage(self, k: int) -> PDE:
         """(lambda / tau - L) W = F for a real and an imaginary part."""
@@ -293,7 +285,7 @@ class _Slab:
         def rate(x: Tensor, u: Any, time: float) -> Tensor:
             at = torch.full_like(x[:, 0], time)
             given = problem.rate(x, Unknown(u.value, names, u.derivative, at))
-            return torch.as_tensor(given.value if isinstance(given, Unknown) else given, dtype=x.dtype)
+            return torch.as_tensor(plain(given), dtype=x.dtype)
 
         def still(x: Tensor, time: float) -> Tensor:
             zero = torch.zeros_like(x[:, 0])
@@ -332,18 +324,18 @@ class _Slab:
             return Robin(condition.coefficient, value, condition.on, component)
         return type(condition)(value, condition.on, component)
 
-    def judged(self, stages: Sequence[FeatureField]) -> tuple[float, float, float]:
+    def judged(self, stages: Sequence[tuple[FeatureField, float]]) -> tuple[float, float, float]:
         """Root mean square of u, of its highest term in time, and of the errors of all stages in space."""
         y = self.problem.space.interior(_CHECKED, sobol=True)
         vectors = self.radau.modes[1]
-        w = [torch.view_as_complex(f.derivative(y, {(): 1.0}).contiguous()).numpy() for f in stages]
+        w = [torch.view_as_complex(f.derivative(y, {(): 1.0}).contiguous()).numpy() for f, _ in stages]
         u = 2 * np.real(vectors @ np.stack(w))
         # of degree s, through the values at the begin and at all nodes
         x = np.concatenate([[-1.0], 2 * self.radau.nodes - 1])
         c = np.linalg.solve(legendre.legvander(x, _STAGES), np.concatenate([self.state(y).numpy()[None], u]))
         rms = [
             2 * e * np.abs(v).max() * np.sqrt(np.mean(np.abs(a) ** 2))
-            for e, v, a in zip(self.estimates, vectors.T, w, strict=True)
+            for (_, e), v, a in zip(stages, vectors.T, w, strict=True)
         ]
         return float(np.sqrt(np.mean(u**2))), float(np.sqrt(np.mean(c[-1] ** 2))), float(np.sum(rms))
 
