@@ -90,7 +90,6 @@ _QUICK = {
     "sampling": Sampling(states=600, ignitions=4, flames=0),
     "training": Training(widths=(32, 32), steps=200, batch=256, tuning=3),
 }
-_ROBUST = ("manifold", "perturbed", "perturbed", "nearby")  # twice as many: there are more ways to perturb
 VARIANTS = {
     "paper": Config(workers=2),
     "smoke": Config(**_QUICK, length=3, grid=(2, 1), perturbations=2, long=50, rest=50, lengths=0),  # type: ignore[arg-type]
@@ -113,7 +112,7 @@ VARIANTS = {
         mechanism="ch4_drm19_21sp.yaml",
         fuel="CH4",
         temperatures=(1300.0, 1900.0),
-        sampling=Sampling(_ROBUST, states=150000),
+        sampling=Sampling(states=150000),
         length=3,  # the step that takes a perturbed state, or one after transport, back is the hard one: more of those
         training=Training(steps=50000),
         lengths=1.0,
@@ -123,9 +122,9 @@ VARIANTS = {
         mechanism="gri30.yaml",
         fuel="CH4",
         temperatures=(1300.0, 1900.0),
-        sampling=Sampling(_ROBUST, states=90000, flames=2),
+        sampling=Sampling(states=100000, flames=2),
         length=3,
-        training=Training(steps=90000),
+        training=Training(steps=50000),
         lengths=0,
         workers=2,
     ),
@@ -135,7 +134,9 @@ VARIANTS = {
         temperatures=(750.0, 1200.0),
         pressures=(30.0, 50.0),
         phis=(0.7, 1.5),
-        sampling=Sampling(states=60000, flames=0),
+        sampling=Sampling(states=100000, flames=0),
+        length=3,
+        training=Training(steps=50000),
         two_stage=True,
         lengths=0,
         workers=2,

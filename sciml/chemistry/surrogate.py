@@ -524,6 +524,7 @@ class Surrogate(nn.Module):
 
         breaks, masses = of("thermo.breaks"), torch.ones(len(settings.species), dtype=torch.float64)
         count = len(breaks) + 1
+        made = arrays["affinity.extents"].argmax(0).tolist()
         reactions, gibbs = of("affinity.reactions"), torch.zeros(count, len(masses), 7, dtype=torch.float64)
         model = cls(
             settings,
@@ -532,7 +533,7 @@ class Surrogate(nn.Module):
                 for p, d in ((f"experts.{i}.", d) for i, d in enumerate(description["experts"]))
             ],
             Thermo(torch.zeros(count, len(masses), 8, dtype=torch.float64), breaks, masses),
-            Affinity(gibbs, breaks, masses, reactions, range(len(reactions)), description["reference"]),
+            Affinity(gibbs, breaks, masses, reactions, made, description["reference"]),
             Conservation(of("conservation.atoms")),
             statistics("inputs"),
             statistics("increment"),
