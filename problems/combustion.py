@@ -54,7 +54,7 @@ class Config:
         perturbations: ignitions that start from perturbed states.
         long: steps of the rollouts that must stay bounded.
         rest: steps from equilibrium, which must stay.
-        workers: processes that label; 0 is this one.
+        workers: processes that label; -1 is one on every core, 0 is this one alone.
         cells: across the front of a flame.
         lengths: of its own thickness that a flame burns through; 0 for no flame.
         surrogate: the file of a trained one; empty takes the package's, or trains.
@@ -78,7 +78,7 @@ class Config:
     perturbations: int = 40
     long: int = 2000
     rest: int = 10000
-    workers: int = 0
+    workers: int = -1
     cells: int = 30
     lengths: float = 2.0
     surrogate: str = ""
@@ -87,20 +87,21 @@ class Config:
 
 _QUICK = {
     "compiled": False,
+    "workers": 0,
     "sampling": Sampling(states=600, ignitions=4, flames=0),
     "training": Training(widths=(32, 32), steps=200, batch=256, tuning=3),
 }
 VARIANTS = {
-    "paper": Config(workers=2),
+    "paper": Config(),
     "smoke": Config(**_QUICK, length=3, grid=(2, 1), perturbations=2, long=50, rest=50, lengths=0),  # type: ignore[arg-type]
     "demo": Config(
         task="demo",
         sampling=Sampling(states=8000, ignitions=25, flames=0),
         training=Training(widths=(64, 64), steps=2500, batch=1024),
     ),
-    "h2": Config(workers=2),
+    "h2": Config(),
     "speed": Config(task="speed"),
-    "flame": Config(task="flame", workers=2),
+    "flame": Config(task="flame"),
     "workers": Config(task="workers", sampling=Sampling(flames=0)),
     "ablation": Config(
         task="ablation",
@@ -116,7 +117,6 @@ VARIANTS = {
         length=3,  # the step that takes a perturbed state, or one after transport, back is the hard one: more of those
         training=Training(steps=50000),
         lengths=1.0,
-        workers=2,
     ),
     "gri30": Config(
         mechanism="gri30.yaml",
@@ -126,7 +126,6 @@ VARIANTS = {
         length=3,
         training=Training(steps=50000),
         lengths=0,
-        workers=2,
     ),
     "dme": Config(
         mechanism="dme_zhao2008_55sp.yaml",
@@ -139,7 +138,6 @@ VARIANTS = {
         training=Training(steps=50000),
         two_stage=True,
         lengths=0,
-        workers=2,
     ),
 }
 
