@@ -141,8 +141,8 @@ class Affinity(nn.Module):
         excess = torch.where(refused, total / against.clamp_min(1e-300), 0.0)
         back = torch.where(parts > 0, extents, 0.0) * excess[:, None]
         columns = (self.reactions * self.molar_masses).index_select(1, species)
-        y = torch.where(refused[:, None], new - back @ columns, new)
-        return shortened(old, y)  # what was slowed may have fed a species that has none to lose
+        # what was slowed may have fed a species that has none to lose; no row depends on what the others are
+        return torch.where(refused[:, None], shortened(old, new - back @ columns), new)
 
 
 def _functions(T: Tensor) -> Tensor:
