@@ -26,6 +26,7 @@ from sciml.chemistry.surrogate import Surrogate
 from sciml.files import read_json, write_json
 from sciml.problems._combustion_ablation import Trial, table  # type: ignore[import-not-found]
 from sciml.problems._combustion_flame import compare  # type: ignore[import-not-found]
+from sciml.problems._combustion_workers import by_two  # type: ignore[import-not-found]
 from sciml.results import Run
 
 ATM = 101325.0
@@ -356,21 +357,9 @@ def ablated(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
 
 
 def shared(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
-    """Wall time of the same labels, and whether they are the same, by one process and by two."""
-    drawn, clock = draw(mechanism, ranges_from(config), config.sampling, run.seed), Clock()
-    made = []
-    for workers in (1, 2):
-        made.append(
-            labels.label(mechanism, drawn.samples, run.path / "labels.h5", config.dt, config.length, workers=workers)
-        )
-        clock.lap(f"{workers} workers")
-    one, two = clock.laps.values()
-    return {
-        "states": len(drawn.samples),
-        "seconds": clock.laps,
-        "speed-up of two": one / two,
-        "largest difference": float(np.abs(made[0].windows - made[1].windows).max()),
-    }
+    """The same labels by one process and by two."""
+    drawn = draw(mechanism, ranges_from(config), config.sampling, run.seed)
+    return by_two(mechanism, drawn, run.path / "labels.h5", config.dt, config.length)
 
 
 # ------------------------------------------------------------------ figures

@@ -235,6 +235,8 @@ class Pool:
                 for worker in _speaking(team):
                     index = worker.index
                     result = self._heard(worker, timeout)
+                    if todo and worker in team:  # it works on while whoever asked deals with the result
+                        worker.give(*todo.pop(), timeout)
                     if index is not None:
                         yield index, result
         finally:
