@@ -154,7 +154,7 @@ VARIANTS = {
     "heptane": HEPTANE,
     "heptane_proposers": replace(HEPTANE, budget=160, compare=PROPOSERS, graphs=()),
     "heptane_10": replace(HEPTANE, tolerance=0.1),
-    "heptane_1atm": replace(HEPTANE, tolerance=0.1, pressures=(1.0,), phis=(0.6, 0.9, 1.2), budget=1000),
+    "heptane_1atm": replace(HEPTANE, tolerance=0.1, pressures=(1.0,), phis=(0.6, 0.9, 1.2), budget=2500),
 }
 
 
