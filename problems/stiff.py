@@ -6,8 +6,8 @@ oregonator     y1' = 77.27 (y2 + y1 (1 - 8.375e-6 y1 - y2)), y2' = (y3 - (1 + y1
 predator_prey  y1' = 2/3 y1 - 4/3 y1 y2, y2' = y1 y2 - y2
 ring           the ring modulator, 15 currents and voltages driven by two sines (Test Set for IVP Solvers, problem II-3)
 
-Samples are evolved (EMCS): random states are drawn around a long trajectory, half of them by its length, for a jump is
-over in a few steps, and every sample brings the points of its own trajectory, fast at first and slow later.
+Samples are evolved (EMCS): random states are drawn around a long trajectory, half of them by the length of their next
+step, for a jump is over in a few, and every sample brings the points of its own trajectory, fast at first and slow later.
 
 Errors are root mean squares over the steps of a rollout, in shares of each unknown's largest value. Robertson's are
 taken at the ends of steps that grow like the time, six to a decade from 1e-6 to 1e11, together with errors relative to
@@ -47,8 +47,9 @@ class Config:
         tuning: of Adam on rollouts over `length` steps; 0 for none.
         lr: learning rate of SOAP; Adam takes a fiftieth of it.
         batch: rows per step.
-        spread: of the random states around trajectories: factors exp(k U(-1, 1)), or shares k U(-1, 1) of each range,
-            with k on all scales from a thousandth of the spread on.
+        spread: of the random states around trajectories: factors exp(k), or shares k of each range, with a k of either
+            sign for every unknown, on all scales from a ten-thousandth of the spread on, for a fast unknown has to
+            come back however little it is off.
         general: power of the generalised Box-Cox transform of increments; 0 for none.
     """
 
@@ -68,7 +69,7 @@ VARIANTS = {
     "paper": Config(samples=600, length=24, steps=5000),
     "smoke": Config(case="predator_prey", samples=20, widths=(16,), steps=40, tuning=3, batch=64),
     "van_der_pol": Config(case="van_der_pol"),
-    "oregonator": Config(case="oregonator", samples=4000, length=8, steps=7000, spread=1.0),
+    "oregonator": Config(case="oregonator", samples=8000, length=3, steps=8000, tuning=0, spread=1.0),
     "predator_prey": Config(case="predator_prey"),
     "ring": Config(case="ring", samples=400, widths=(96, 96), spread=0.01),
 }
@@ -194,16 +195,22 @@ def grid(system: System, steps: int | None = None) -> np.ndarray:
 
 
 def _places(system: System, count: int, rng: np.random.Generator) -> np.ndarray:
-    """States ``(count, d)`` of the reference trajectory: half drawn by time, half by length in F(y) over its range."""
+    """States ``(count, d)`` of the reference trajectory: half drawn by time, half by the length of their next step.
+
+    The length is that of the path of F(y) over its range. A jump is over in a few steps, and a step that crosses it
+    begins before it: drawn by where the path is long, those states would be missing.
+    """
+    per = 32  # points to a step
     if system.dt is None:
-        along = np.concatenate([[0], np.geomspace(1e-6, system.end, 400)])
+        along, per = np.concatenate([[0], np.geomspace(1e-6, system.end, 400)]), 1
     else:
-        along = np.arange(0, system.end, system.dt / 4)
+        along = system.dt / per * np.arange(per * round(system.end / system.dt) + 1)
     track = reference(system, np.array(system.start), along)
     z = track**0.1 if system.positive else track
     lengths = np.linalg.norm(np.diff(z, axis=0) / np.maximum(np.ptp(z, axis=0), 1e-300), axis=1)
     far = np.concatenate([[0], np.cumsum(lengths)])
-    by_length = np.searchsorted(far, rng.uniform(0, far[-1], count // 2))
+    ahead = np.cumsum(far[per:] - far[:-per])
+    by_length = np.searchsorted(ahead, rng.uniform(0, ahead[-1], count // 2))
     by_time = rng.integers(len(track), size=count - count // 2)
     if system.dt is None:
         by_time[::5] = 0  # one in ten: from where the first steps lead on all scales
@@ -217,7 +224,7 @@ def sample(system: System, config: Config, rng: np.random.Generator) -> tuple[np
     windows, times = [], []
     for y in places:
         free = len(y) - system.exact
-        kick = config.spread * 10 ** rng.uniform(-3, 0) * rng.uniform(-1, 1, free)
+        kick = config.spread * 10 ** rng.uniform(-4, 0, free) * rng.choice([-1.0, 1.0], free)
         y[:free] = y[:free] * np.exp(kick) if system.positive else y[:free] + kick * spans[:free]
         if system.conserve:
             y = y * (np.sum(system.start) / y.sum())
