@@ -7,7 +7,7 @@ predator_prey  y1' = 2/3 y1 - 4/3 y1 y2, y2' = y1 y2 - y2
 ring           the ring modulator, 15 currents and voltages driven by two sines (Test Set for IVP Solvers, problem II-3)
 
 Samples are evolved (EMCS): random states are drawn around a long trajectory, half of them by the length of their next
-step, for a jump is over in a few, and every sample brings the points of its own trajectory, fast at first and slow later.
+step, for a jump is over in a few, and every one brings the points of its own trajectory, fast at first and slow later.
 
 Errors are root mean squares over the steps of a rollout, in shares of each unknown's largest value. Robertson's are
 taken at the ends of steps that grow like the time, six to a decade from 1e-6 to 1e11, together with errors relative to

@@ -56,6 +56,15 @@ def test_pairs_lie_as_far_apart_as_their_step_says():
     assert stiff.pairs(fixed, np.zeros((3, 6, 2)), np.zeros((3, 6)))[2] == fixed.dt
 
 
+def test_states_before_a_jump_are_among_the_samples():
+    """The Oregonator falls from its excited branch in a hundredth of a percent of its period."""
+    system = stiff.SYSTEMS["oregonator"]
+    y = stiff._places(system, 400, np.random.default_rng(0))
+    steps = [stiff.reference(system, state, np.array([0.0, system.dt]), method="LSODA") for state in y[:200]]
+    falls = [(a[0] > 1e3 > b[0]) for a, b in steps]  # y1 falls by four decades within the step
+    assert np.mean(falls) > 0.1
+
+
 def test_the_period_is_that_of_a_sine():
     t = np.arange(0, 50, 0.05)
     assert stiff.period(t, np.sin(2 * t)) == pytest.approx(np.pi, rel=1e-4)
