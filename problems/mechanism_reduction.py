@@ -67,7 +67,7 @@ class Config:
         proposals: who proposes: integer, network, random, inverse, both.
         compare: what else runs with the same budget: greedy, integer, random, network, inverse, both.
         graphs: graph methods to run: DRG, DRGEP, PFA, DRGEPASA.
-        workers: processes; 0 is this one.
+        workers: processes; -1 is one on every core, 0 is this one alone.
         timeout: seconds for one mask, with workers; 0 is no limit.
         scheduler: address of a Dask scheduler, instead of workers.
         cache: an HDF5 file of simulated masks to use again; empty keeps one in the run folder, for all its seeds.
@@ -99,7 +99,7 @@ class Config:
     proposals: Literal["integer", "network", "random", "inverse", "both"] = "integer"
     compare: tuple[str, ...] = ("greedy", "random")
     graphs: tuple[str, ...] = ("DRG", "DRGEP", "PFA", "DRGEPASA")
-    workers: int = 0
+    workers: int = -1
     timeout: float = 0.0
     scheduler: str = ""
     cache: str = ""
@@ -126,7 +126,13 @@ HEPTANE = replace(  # its mechanism does not come with Cantera: CANTERA_DATA nam
 )
 VARIANTS = {
     "smoke": Config(
-        mechanism="h2o2.yaml", fuel="H2", temperatures=(1100.0, 1300.0), budget=40, reactions=25, graphs=("DRGEP",)
+        mechanism="h2o2.yaml",
+        fuel="H2",
+        temperatures=(1100.0, 1300.0),
+        budget=40,
+        reactions=25,
+        graphs=("DRGEP",),
+        workers=0,
     ),
     "paper": Config(pressures=(1.0, 10.0, 20.0), stirred=0.1, budget=3000, reactions=1000),
     "gri30": Config(burnt_hot=False, compare=("greedy",)),
@@ -148,7 +154,7 @@ VARIANTS = {
     "heptane": HEPTANE,
     "heptane_proposers": replace(HEPTANE, budget=160, compare=PROPOSERS, graphs=()),
     "heptane_10": replace(HEPTANE, tolerance=0.1),
-    "heptane_1atm": replace(HEPTANE, tolerance=0.1, pressures=(1.0,), phis=(0.6, 0.9, 1.2), budget=1000),
+    "heptane_1atm": replace(HEPTANE, tolerance=0.1, pressures=(1.0,), phis=(0.6, 0.9, 1.2), budget=2500),
 }
 
 

@@ -130,7 +130,7 @@ def label(
     ),
     rtol: Annotated[float, typer.Option("--rtol", help="Of CVODES.")] = 1e-9,
     atol: Annotated[float, typer.Option("--atol", help="Of CVODES.")] = 1e-15,
-    workers: Annotated[int, typer.Option("--workers", help="Processes; 0 is this one.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", help="Processes; -1 is one on every core, 0 this one.")] = -1,
     chunk: Annotated[int, typer.Option("--chunk", help="States of one job; finished jobs survive a crash.")] = 500,
     mechanism: Other = None,
 ) -> None:
@@ -176,7 +176,7 @@ def unfinished(path: Path) -> bool:
     return not path.exists() and path.with_name(path.name + ".chunks").is_dir()
 
 
-def resume_labelling(path: Path, workers: int = 0) -> None:
+def resume_labelling(path: Path, workers: int = -1) -> None:
     """Go on with an interrupted labelling, with the plan that it began with."""
     from sciml.chemistry import labels
     from sciml.chemistry.mechanism import Mechanism

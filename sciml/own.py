@@ -5,8 +5,8 @@
     problem = Elliptic(Box([0, 0], [1, 1]), source=1.0, boundary=0.0)
 
 is a whole file for ``sciml run``. It may also state ``solver`` and ``reference``, anything with a method ``solve``.
-Without these, a default `MscaleSolver` solves (above order two a `FeatureSolver`), beside finite differences where they
-apply. Errors are measured against the exact solution if the problem has one, else against the reference.
+Without these, `sciml.solve` chooses the method, beside finite differences where they apply. Errors are measured against
+the exact solution if the problem has one, else against the reference.
 
 With a `GreensSolver`, ``problem`` may be a `Family`: its operator is learned, kept as ``operator.h5``, and applied to
 what the family's problem states.
@@ -19,12 +19,21 @@ from typing import Any
 from sciml.problem import PDE, Elliptic, Evolution
 from sciml.report import side_by_side
 from sciml.results import Run
+from sciml.solution import Solution
 from sciml.solvers.differences import FiniteDifference
-from sciml.solvers.features import FeatureSolver
+from sciml.solvers.front import solve
 from sciml.solvers.greens import ByOperator, Family, GreensSolver
-from sciml.solvers.mscale import MscaleSolver
 
 __all__ = ["run_own"]
+
+
+class _Chosen:
+    """`sciml.solve` with the face of a solver."""
+
+    def solve(self, problem: Any, seed: int = 0, callbacks: Any = (), checkpoint: Any = None) -> Solution:
+        del checkpoint  # an interrupted search for a method begins again
+        return solve(problem, seed=seed, callbacks=callbacks)
+
 
 _CELLS = {1: 1024, 2: 256, 3: 48}
 
@@ -43,14 +52,14 @@ def run_own(module: Any, run: Run) -> dict[str, Any]:
     problem = module.problem if family is None else family.problem
     if not isinstance(problem, (Elliptic, Evolution, PDE)):
         raise TypeError(f"problem is {problem!r}, but must be an Elliptic, an Evolution or a PDE")
-    solver = getattr(module, "solver", _default(problem) if family is None else GreensSolver())
+    solver = getattr(module, "solver", _Chosen() if family is None else GreensSolver())
     reference = getattr(module, "reference", None)
     for name, given in (("solver", solver), ("reference", reference or solver)):
         if not hasattr(given, "solve") or isinstance(given, type):
             raise TypeError(f"{name} is {given!r}, but must be a solver such as MscaleSolver()")
     if family is not None and not isinstance(solver, GreensSolver):
         raise TypeError(f"solver is {solver!r}, but a Family needs a GreensSolver")
-    solvers = {type(solver).__name__: solver}
+    solvers = {"solve" if isinstance(solver, _Chosen) else type(solver).__name__: solver}
     if isinstance(solver, GreensSolver):
         solvers["GreensSolver"] = ByOperator(solver, family or Family(problem), run.path / "operator.h5")
     reference = reference or _default_reference(problem)
@@ -65,8 +74,3 @@ def _default_reference(problem: Any) -> Any:
     limit = {Elliptic: 3, Evolution: 2}.get(type(problem), 0)  # an Evolution's domain counts time
     d = problem.domain.dim
     return FiniteDifference(n=_CELLS[d]) if d <= limit else None
-
-
-def _default(problem: Any) -> Any:
-    """Networks are propagated with two derivatives; features have all."""
-    return FeatureSolver() if getattr(problem, "order", 2) > 2 else MscaleSolver()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self, TypeVar
 
-__all__ = ["Failure", "Pool", "kept", "run"]
+__all__ = ["Failure", "Pool", "cores", "kept", "run"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -32,6 +32,11 @@ class Failure:
     message: str
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run(
     task: Callable[[A], B],
     items: Sequence[A],
@@ -44,8 +49,8 @@ def run(
     Args:
         task: what to do; for processes it is a module's function, or a `functools.partial` of one.
         items: what to do it to.
-        workers: 0 for this process, a number of local processes, a `Pool` of them, or an executor with
-            `submit(task, item)` whose futures have `done()` and `result()`.
+        workers: 0 for this process, a number of local processes, -1 for one on every core, a `Pool` of them, or an
+            executor with `submit(task, item)` whose futures have `done()` and `result()`.
         timeout: seconds for each job, in processes only: a longer one is killed and yields a Failure.
         progress: called with (finished, all) after each job.
 
@@ -53,8 +58,8 @@ def run(
         ValueError: for a negative number of workers, or a timeout that cannot be kept.
         RuntimeError: if the processes cannot start the task at all, or an executor has gone.
     """
-    if isinstance(workers, bool) or (isinstance(workers, int) and workers < 0):
-        raise ValueError(f"workers is {workers!r}, but must be 0, a number of processes or an executor")
+    # left to choose, no process is started for a single job that none has to stop
+    workers = 0 if workers == -1 and len(items) < 2 and timeout is None else _settled(workers)
     if timeout is not None and (not timeout > 0 or not isinstance(workers, int | Pool) or workers == 0):
         raise ValueError(f"timeout is {timeout!r}, but must be a positive time, and needs workers that can be killed")
     if isinstance(workers, int):
@@ -64,8 +69,15 @@ def run(
     elif hasattr(workers, "submit"):
         results = _submitted(task, items, workers)
     else:
-        raise ValueError(f"workers is {workers!r}, but must be 0, a number of processes or an executor")
+        raise ValueError(f"workers is {workers!r}, but must be -1, 0, a number of processes or an executor")
     return _counted(results, len(items), progress)
+
+
+def _settled(workers: int | Any) -> int | Any:
+    """A number of processes where all cores are asked for."""
+    if isinstance(workers, bool) or (isinstance(workers, int) and workers < -1):
+        raise ValueError(f"workers is {workers!r}, but must be -1, 0, a number of processes or an executor")
+    return cores() if isinstance(workers, int) and workers == -1 else workers
 
 
 def _counted(
@@ -223,6 +235,8 @@ class Pool:
                 for worker in _speaking(team):
                     index = worker.index
                     result = self._heard(worker, timeout)
+                    if todo and worker in team:  # it works on while whoever asked deals with the result
+                        worker.give(*todo.pop(), timeout)
                     if index is not None:
                         yield index, result
         finally:
@@ -267,7 +281,8 @@ def kept(workers: int | Any) -> Iterator[int | Any]:
     ...     workers
     0
     """
-    if isinstance(workers, int) and not isinstance(workers, bool) and workers > 0:
+    workers = _settled(workers)
+    if isinstance(workers, int) and workers > 0:
         with Pool(workers) as pool:
             yield pool
     else:

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from sciml.parallel import Failure, Pool, run
+from sciml.parallel import Failure, Pool, cores, kept, run
 
 EXECUTORS = [0, 1, 2, "threads"]
 
@@ -104,7 +104,7 @@ def test_processes_share_the_work():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"workers": -1}, "workers is -1"),
+        ({"workers": -2}, "workers is -2"),
         ({"workers": True}, "workers is True"),
         ({"workers": "two"}, "workers is 'two'"),
         ({"workers": 1, "timeout": 0.0}, "timeout is 0.0"),
@@ -140,6 +140,13 @@ def test_a_pool_that_was_left_half_way_answers_only_what_is_asked_next():
         assert next(results) == (0, 0.0)
         results.close()
         assert dict(run(sleepy, [0.0, 0.1], pool)) == {0: 0.0, 1: 0.1}
+
+
+def test_every_core_gets_a_process():
+    with kept(-1) as pool:
+        assert isinstance(pool, Pool) and pool.workers == cores()
+        assert dict(run(abs, [-1, -2], pool)) == {0: 1, 1: 2}
+    assert dict(run(lambda _: os.getpid(), [None], -1)) == {0: os.getpid()}  # one job needs no other process
 
 
 @pytest.mark.parametrize("workers", [0, -1, True, 1.5])

@@ -187,6 +187,8 @@ CLAIMS = [
     ("| ... than at rtol 1e-9", "combustion_speed", ("table", 5, "speed-up"), ".0f"),
     ("where CVODE wins", "combustion_speed", ("table", 0, "speed-up"), ".2f"),
     ("a premixed flame of hydrogen", "combustion_flame", ("speed of surrogate against CVODE",), ".3f"),
+    ("by two workers: times as fast", "combustion_workers", ("speed-up of two",), ".2f"),
+    ("that share nothing on the same", "combustion_workers", ("speed-up of two that share nothing",), ".2f"),
     ("to a network by one command", "combustion_h2", ("delay error, mean",), ".4f"),
     ("the largest of the 18", "combustion_h2", ("delay error, max",), ".4f"),
     ("perturbed by powers", "combustion_h2", ("perturbed: recovered",), ".3f"),

@@ -5,11 +5,13 @@ Every species that is not one of a basis is made from the basis by one reaction,
     A_i = mu_i/RT - sum_j c_ij mu_j/RT,    mu/RT = g0(T)/RT + ln X + ln p/p0
 
 is zero for all i exactly at equilibrium, whatever the enthalpy and the elements of the mixture are, so that an output
-that is proportional to |A| leaves equilibrium alone without ever computing it.
+that is proportional to |A| leaves equilibrium alone without ever computing it. What would have less than a floor at
+equilibrium is measured against the floor instead, A_i <= ln Y_i/Y_floor: such traces would never come to rest.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,7 @@ __all__ = ["Affinity", "basis_of"]
 
 _ROUNDING = 1e-15  # kmol/kg times an affinity: what fractions of order one leave when they are subtracted
 FLOOR = 1e-30  # mass fraction below which the logarithm is that of the floor
+LOWEST = math.log(FLOOR)
 
 
 class Affinity(nn.Module):
@@ -47,6 +50,7 @@ class Affinity(nn.Module):
     reactions: Tensor
     changes: Tensor
     extents: Tensor
+    made: Tensor
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class Affinity(nn.Module):
         self.register_buffer("changes", reactions.sum(1))
         # changes of mass fractions -> extents of the reactions, without rounding where only a trace is made
         extents = torch.zeros_like(reactions.T)
+        self.register_buffer("made", torch.as_tensor(list(made)), persistent=False)  # `extents` tells it
         extents[list(made), range(len(made))] = 1 / molar_masses[list(made)]
         self.register_buffer("extents", extents)
         self.reference = float(reference)
@@ -96,7 +101,7 @@ class Affinity(nn.Module):
         return cls(gibbs, thermo.breaks, thermo.molar_masses, torch.as_tensor(reactions), made, reference)
 
     def forward(self, T: Tensor, p: Tensor, Y: Tensor, logs: Tensor) -> Tensor:
-        """(n, r) from T (n,), p (n,), Y (n, s) and the logarithms of Y."""
+        """(n, r) from T (n,), p (n,), Y (n, s) and the logarithms of Y, none of them below that of the floor."""
         count, r = self.gibbs.shape[:2]
         shapes = _functions(T)
         if count > 1:  # those of every interval side by side, zero but in the one that holds: one product does all
@@ -107,7 +112,9 @@ class Affinity(nn.Module):
         constant = self.gibbs[:, :, -1:] - (self.reactions @ self.molar_masses.log())[:, None]
         table = torch.cat([self.gibbs[:, :, :-1], constant], 2).transpose(1, 2).reshape(-1, r)
         standard = torch.cat([shapes, level[:, None]], 1) @ torch.cat([table, self.changes[None]], 0)
-        return torch.addmm(standard, logs, self.reactions.T)
+        A = torch.addmm(standard, logs, self.reactions.T)
+        # A species whose equilibrium lies below the floor has nothing left to lose once it is there
+        return torch.minimum(A, logs.index_select(1, self.made) - LOWEST)
 
     def allowed(self, A: Tensor, old: Tensor, new: Tensor, species: Tensor) -> Tensor:
         """New mass fractions of some species to which the second law allows a step at affinities A (n, r), (n, k).
@@ -134,8 +141,8 @@ class Affinity(nn.Module):
         excess = torch.where(refused, total / against.clamp_min(1e-300), 0.0)
         back = torch.where(parts > 0, extents, 0.0) * excess[:, None]
         columns = (self.reactions * self.molar_masses).index_select(1, species)
-        y = torch.where(refused[:, None], new - back @ columns, new)
-        return shortened(old, y)  # what was slowed may have fed a species that has none to lose
+        # what was slowed may have fed a species that has none to lose; no row depends on what the others are
+        return torch.where(refused[:, None], shortened(old, new - back @ columns), new)
 
 
 def _functions(T: Tensor) -> Tensor:

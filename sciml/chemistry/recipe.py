@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from sciml.chemistry.samples import Samples, concatenate, fractions_within, heat_release_within
-from sciml.chemistry.sampling import Ranges, evolved, manifold, monte_carlo, multi_scale, perturbed
+from sciml.chemistry.sampling import Ranges, monte_carlo, multi_scale, perturbed
 from sciml.chemistry.splitting import after_transport, flames_of
+from sciml.chemistry.trajectories import evolved, manifold, relaxed
 from sciml.files import read_h5, write_h5
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Drawn", "Sampling", "Training", "draw", "grid_of", "ranges_of", "train"]
 
 Progress = Callable[[int, int], None]
-KINDS = ("manifold", "perturbed", "nearby", "multi-scale", "evolution", "monte carlo")
+KINDS = ("manifold", "perturbed", "relaxed", "nearby", "multi-scale", "evolution", "monte carlo")
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Sampling:
 
     Args:
         kinds: of `KINDS`, in equal shares: trajectories of igniting charges; these with fractions raised to powers
-            around 1; these perturbed by so little that they fall back within a step; compositions uniform in Box-Cox
-            space; these followed along their own trajectories; compositions uniform in the fractions themselves.
+            around 1; such states, from the way to ignition, followed until they ignite; states perturbed by so little
+            that they fall back within a step; compositions uniform in Box-Cox space; these followed along their own
+            trajectories; compositions uniform in the fractions themselves.
         states: how many in all, before filters.
         ignitions: trajectories of the manifold.
         flames: one-dimensional flames that bring a third as many states as the ignitions, as a flow solver meets
@@ -48,8 +50,8 @@ class Sampling:
             all.
     """
 
-    kinds: tuple[str, ...] = ("manifold", "perturbed", "nearby")
-    states: int = 45000
+    kinds: tuple[str, ...] = ("manifold", "perturbed", "relaxed", "nearby")
+    states: int = 60000
     ignitions: int = 200
     flames: int = 8
     alpha: float = 0.15
@@ -203,6 +205,8 @@ def draw(
             found = concatenate(
                 [perturbed(mechanism, base, half, generator, sampling.alpha, 0.02, 0.0, keep) for keep in (True, False)]
             )
+        elif kind == "relaxed":
+            found = relaxed(mechanism, wide, each, generator, sampling.alpha, progress=progress)
         elif kind == "nearby":
             small = sampling.alpha * 10 ** generator.uniform(-4, 0, each)
             found = perturbed(mechanism, base, each, generator, small, temperature=0.002)

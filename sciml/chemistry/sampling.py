@@ -2,8 +2,8 @@
 
 Samplers return `Samples`, which remember how each state came about and what was left out on the way. Monte Carlo and
 the multi-scale sampler draw mass fractions whose magnitudes spread over many decades (arXiv:2201.03549); the manifold
-sampler follows ignitions, stirred reactors and flames; `evolved` adds the trajectories of drawn states (DeePODE,
-arXiv:2401.01220); `perturbed` raises fractions to powers around 1; `adaptive` draws where a model is worst.
+sampler of `trajectories` follows ignitions, stirred reactors and flames; `perturbed` raises fractions to powers around
+1; `adaptive` draws where a model is worst.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sciml.chemistry.samples import Samples, concatenate
+from sciml.chemistry.samples import Samples
 
 if TYPE_CHECKING:
     from sciml.chemistry.mechanism import Mechanism
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Ranges",
     "adaptive",
-    "along",
-    "evolved",
-    "manifold",
     "monte_carlo",
     "multi_scale",
     "perturbed",
@@ -69,18 +66,20 @@ class Ranges:
 
     def charges(self, mechanism: Mechanism, n: int, generator: Generator) -> Array:
         """`n` unburnt mixtures: T uniform, p and phi uniform in the logarithm, (n, 2+s)."""
-        _count(n)
+        counted(n)
         T = generator.uniform(self.T[0], self.T[1], n)
         p, phi = (np.exp(generator.uniform(np.log(r[0]), np.log(r[1]), n)) for r in (self.p, self.phi))
         return np.atleast_2d(mechanism.state(T, p, self.fuel, self.oxidiser, phi))
 
 
-def _count(n: int) -> None:
+def counted(n: int) -> None:
+    """Refuse what is no number of states."""
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise ValueError(f"n is {n!r}, but must be a positive number of states")
 
 
-def _samples(states: Array, name: str, left_out: Mapping[str, int] | None = None) -> Samples:
+def named(states: Array, name: str, left_out: Mapping[str, int] | None = None) -> Samples:
+    """States of one origin."""
     return Samples(states, np.zeros(len(states), dtype=np.int64), (name,), left_out or {})
 
 
@@ -155,7 +154,7 @@ def _balanced(
     states = charges.copy()
     states[:, 0] = generator.uniform(ranges.T[0], hottest, len(states))
     states[:, 2:], good = with_elements(mechanism, drawn, charges[:, 2:])
-    return _samples(states, name).keep(good, "elements not reached")
+    return named(states, name).keep(good, "elements not reached")
 
 
 def with_elements(mechanism: Mechanism, drawn: Array, target: Array) -> tuple[Array, NDArray[np.bool_]]:
@@ -203,144 +202,11 @@ def with_elements(mechanism: Mechanism, drawn: Array, target: Array) -> tuple[Ar
     return fractions, good
 
 
-# ------------------------------------------------------------------ along what burning does
+# ------------------------------------------------------------------ around what burning does
 
 
-def manifold(
-    mechanism: Mechanism,
-    ranges: Ranges,
-    generator: Generator,
-    ignitions: int = 20,
-    stirred: int = 0,
-    flames: int = 0,
-    points: int = 200,
-    progress: Callable[[int, int], None] | None = None,
-) -> Samples:
-    """States along ignitions, the burning branches of stirred reactors and free flames of random charges.
-
-    An ignition gives `points` states spread over its trajectory by length in T and Box-Cox fractions: the unburnt
-    charge itself, the slow build-up of radicals, the runaway and the approach to equilibrium, up to 1000 delays.
-    Charges of stirred reactors and flames are at 300 K, or the lower end of the thermodynamic data.
-
-    Args:
-        mechanism: the chemistry.
-        ranges: of the charges.
-        generator: draws them.
-        ignitions: how many trajectories.
-        stirred: how many branches.
-        flames: how many flames.
-        points: states of each ignition.
-        progress: called with (done, all).
-
-    Raises:
-        ValueError: if nothing is asked for, or nothing burns.
-    """
-    total = ignitions + stirred + flames
-    if min(ignitions, stirred, flames) < 0 or total == 0 or points < 2:
-        raise ValueError("ignitions, stirred and flames must not be negative or all zero, and points at least 2")
-    parts: list[Samples] = []
-    failed: dict[str, int] = {}
-    charges = ranges.charges(mechanism, total, generator)
-    charges[ignitions:, 0] = max(300.0, mechanism.temperature_range[0])
-    for number, charge in enumerate(charges):
-        if number < ignitions:
-            run = mechanism.ignition(charge)
-            states, kind = None, "ignition"
-            if run.status == "ignited":
-                late = run.delay * np.geomspace(0.01, 1000.0, 200)  # radicals recombine long after the runaway
-                path = np.concatenate([run.states, mechanism.trajectory(run.states[-1], late)])
-                states = along(path, points, np.concatenate([np.zeros(len(run.states)), np.log(late / late[0])]))
-        elif number < ignitions + stirred:
-            branch = mechanism.extinction(charge, ratio=1.3, tolerance=0.05)
-            states, kind = branch.branch if branch.status == "found" else None, "stirred reactor"
-        else:
-            flame = mechanism.flame_speed(charge)
-            states, kind = flame.states if flame.status == "ok" else None, "flame"
-        if states is None:
-            failed[f"{kind} without burning"] = failed.get(f"{kind} without burning", 0) + 1
-        else:
-            parts.append(_samples(states, kind))
-        if progress is not None:
-            progress(number + 1, total)
-    if not parts:
-        raise ValueError(f"none of {total} charges burnt, so there is no manifold to sample in these ranges")
-    found = concatenate(parts)
-    return Samples(found.states, found.origin, found.origins, failed)
-
-
-def along(states: Array, points: int, late: Array | None = None, floor: float = 1e-20) -> Array:
-    """`points` of the states of a trajectory, spread evenly by length in T and Box-Cox fractions, each scaled to 1.
-
-    Args:
-        states: (m, 2+s), in their order in time.
-        points: at most so many.
-        late: (m,) logarithms of the time since the runaway, of which the last fifth of the length is made: near to
-            equilibrium states hardly change, but a rollout spends most of its steps there.
-        floor: smallest fraction that is told from zero.
-    """
-    lengths = np.column_stack([states[:, 0], np.maximum(states[:, 2:], floor) ** 0.1])
-    spread = np.ptp(lengths, axis=0)
-    lengths = lengths / np.where(spread > 0, spread, 1.0)
-    pace = abs(np.diff(lengths, axis=0)).sum(axis=1)
-    if late is not None:
-        pace = pace + 0.25 * pace.sum() * np.diff(late) / np.ptp(late)
-    way = np.concatenate([[0.0], np.cumsum(pace)])
-    wanted = np.linspace(0, way[-1], points)
-    return states[np.unique(np.clip(np.searchsorted(way, wanted), 0, len(states) - 1))]
-
-
-def evolved(
-    mechanism: Mechanism,
-    samples: Samples,
-    generator: Generator,
-    duration: float = 1e-4,
-    shortest: float = 1e-8,
-    points: int = 5,
-    rtol: float = 1e-6,
-    atol: float = 1e-12,
-    progress: Callable[[int, int], None] | None = None,
-) -> Samples:
-    """Each state and states on its own trajectory, at times uniform in the logarithm (evolution augmentation).
-
-    Drawn states relax within microseconds to slow manifolds; their trajectories show both scales.
-
-    Args:
-        mechanism: the chemistry.
-        samples: where the trajectories start.
-        generator: draws the times.
-        duration: the longest time (s).
-        shortest: the shortest time (s).
-        points: states on each trajectory besides the first.
-        rtol: relative tolerance; these are inputs, not labels, so that it may be loose.
-        atol: absolute tolerance.
-        progress: called with (done, all).
-
-    Raises:
-        ValueError: for impossible times or counts.
-    """
-    if not 0 < shortest < duration:
-        raise ValueError(f"shortest ({shortest!r}) must be positive and below duration ({duration!r})")
-    _count(points)
-    found, origin, failed = [], [], 0
-    for number, state in enumerate(samples.states):
-        times = np.exp(np.sort(generator.uniform(np.log(shortest), np.log(duration), points)))
-        try:
-            found.append(mechanism.trajectory(state, times, rtol=rtol, atol=atol))
-            origin += [samples.origin[number]] * points
-        except RuntimeError:
-            failed += 1
-        if progress is not None:
-            progress(number + 1, len(samples))
-    names = (*samples.origins, *(f"{name}, evolved" for name in samples.origins))
-    shifted = np.array(origin, dtype=np.int64) + len(samples.origins)
-    counted = dict(samples.left_out)
-    counted["trajectory failed"] = counted.get("trajectory failed", 0) + failed
-    states = np.concatenate([samples.states, *found])
-    inside = _inside(mechanism, states)
-    return Samples(states, np.concatenate([samples.origin, shifted]), names, counted).keep(inside, "thermo range")
-
-
-def _inside(mechanism: Mechanism, states: Array) -> NDArray[np.bool_]:
+def inside(mechanism: Mechanism, states: Array) -> NDArray[np.bool_]:
+    """Which states (n, 2+s) lie in the range of the thermodynamic data, (n,)."""
     low, high = mechanism.temperature_range
     return (states[:, 0] >= low) & (states[:, 0] <= high)
 
@@ -370,7 +236,7 @@ def perturbed(
     Raises:
         ValueError: for a share outside [0, 1).
     """
-    _count(n)
+    counted(n)
     powers = np.broadcast_to(np.asarray(alpha, dtype=float), n)[:, None]
     for name, value in (("alpha", float(powers.max())), ("temperature", temperature), ("pressure", pressure)):
         if not 0 <= value < 1:
@@ -390,7 +256,7 @@ def perturbed(
     states[:, 2:] = raised / raised.sum(axis=1, keepdims=True)
     names = tuple(f"{name}, perturbed" for name in samples.origins)
     made = Samples(states, samples.origin[parents], names).keep(good, "elements not reached")
-    return made.keep(_inside(mechanism, made.states), "thermo range")
+    return made.keep(inside(mechanism, made.states), "thermo range")
 
 
 def adaptive(
@@ -412,7 +278,7 @@ def adaptive(
     Raises:
         ValueError: if n is too large, or errors are negative or not finite.
     """
-    _count(n)
+    counted(n)
     if n > len(samples):
         raise ValueError(f"n is {n}, but there are {len(samples)} candidates")
     found = np.asarray(error(samples.states), dtype=float)

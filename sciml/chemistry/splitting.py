@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from sciml.chemistry.premixed import Transport, resampled
 from sciml.chemistry.samples import Samples
-from sciml.chemistry.sampling import Ranges, along
+from sciml.chemistry.sampling import Ranges
+from sciml.chemistry.trajectories import along
 
 if TYPE_CHECKING:
     from sciml.chemistry.flames import Flame

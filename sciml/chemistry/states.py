@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_rows", "clean", "rows"]
+__all__ = ["check_rows", "clean", "rows", "sound"]
 
 Array = NDArray[np.float64]
 # what integrators leave behind (their absolute tolerance), far above rounding, far below any fraction that matters
@@ -69,3 +69,33 @@ def clean(states: Array) -> Array:
     np.maximum(out[..., 2:], 0.0, out=out[..., 2:])
     out[..., 2:] /= out[..., 2:].sum(axis=-1, keepdims=True)
     return out
+
+
+def sound(states: ArrayLike, n_species: int) -> Array:
+    """A copy (n, 2+s) whose fractions add up to one, at whatever temperature; for graphs, which take no negative ones.
+
+    Raises:
+        ValueError: naming the first bad row and what is wrong with it.
+    """
+    array = np.array(states, dtype=np.float64)
+    width = 2 + n_species
+    if array.ndim != 2 or array.shape[1] != width:
+        raise ValueError(
+            f"states has shape {array.shape}, but must have shape (n, {width}): T, p and the fractions of "
+            f"{n_species} species"
+        )
+    T, p, Y = array[:, 0], array[:, 1], array[:, 2:]
+    total = Y.sum(1)
+    # a few passes tell whether all is well; which row is not, and why, is found out only then
+    well = (T > 0) & (p > 0) & np.isfinite(T + p) & (np.abs(total - 1) <= _SUM)
+    if not (well.all() and Y.min(initial=0.0) >= 0):
+        for bad, what in (
+            (~np.isfinite(array).all(1), "holds a number that is not finite"),
+            ((T <= 0) | (p <= 0), "has a temperature or a pressure that is not positive"),
+            ((Y < 0).any(1), "has a negative mass fraction"),
+            (np.abs(total - 1) > _SUM, "has mass fractions that do not add up to 1"),
+        ):
+            if bad.any():
+                raise ValueError(f"state {int(np.argmax(bad))} {what}")
+    Y /= total[:, None]
+    return array

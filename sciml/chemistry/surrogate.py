@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from sciml.chemistry.affinity import FLOOR, Affinity, basis_of
 from sciml.chemistry.conservation import Conservation
 from sciml.chemistry.familiarity import Familiarity
+from sciml.chemistry.states import sound
 from sciml.chemistry.thermo import GAS_CONSTANT, Thermo
 from sciml.expert import Expert
 from sciml.files import read_h5, write_h5
@@ -335,35 +336,7 @@ class Surrogate(nn.Module):
         Raises:
             ValueError: naming the first bad row and what is wrong with it.
         """
-        rows = np.array(states, dtype=np.float64)
-        width = 2 + len(self.settings.species)
-        if rows.ndim != 2 or rows.shape[1] != width:
-            raise ValueError(
-                f"states has shape {rows.shape}, but must have shape (n, {width}): T, p and the fractions of "
-                f"{len(self.settings.species)} species"
-            )
-        total = rows[:, 2:].sum(1)
-        # a few passes tell whether all is well; which row is not, and why, is found out only then
-        T, p = rows[:, 0], rows[:, 1]
-        well = (T > 0) & (p > 0) & np.isfinite(T + p) & (np.abs(total - 1) <= 1e-6)
-        if not (well.all() and rows[:, 2:].min(initial=0.0) >= 0):
-            self._refuse(rows, total)
-        rows[:, 2:] /= total[:, None]
-        return torch.as_tensor(rows)
-
-    @staticmethod
-    def _refuse(rows: np.ndarray, total: np.ndarray) -> None:
-        for bad, what in (
-            (~np.isfinite(rows).all(1), "holds a number that is not finite"),
-            (
-                (rows[:, 0] <= 0) | (rows[:, 1] <= 0),
-                "has a temperature or a pressure that is not positive",
-            ),
-            ((rows[:, 2:] < 0).any(1), "has a negative mass fraction"),
-            (np.abs(total - 1) > 1e-6, "has mass fractions that do not add up to 1"),
-        ):
-            if bad.any():
-                raise ValueError(f"state {int(np.argmax(bad))} {what}")
+        return torch.as_tensor(sound(states, len(self.settings.species)))
 
     def score(self, states: np.ndarray) -> np.ndarray:
         """How far states are from those of the training, (n,): above 1 is outside; see `familiarity`."""
@@ -524,6 +497,7 @@ class Surrogate(nn.Module):
 
         breaks, masses = of("thermo.breaks"), torch.ones(len(settings.species), dtype=torch.float64)
         count = len(breaks) + 1
+        made = arrays["affinity.extents"].argmax(0).tolist()
         reactions, gibbs = of("affinity.reactions"), torch.zeros(count, len(masses), 7, dtype=torch.float64)
         model = cls(
             settings,
@@ -532,7 +506,7 @@ class Surrogate(nn.Module):
                 for p, d in ((f"experts.{i}.", d) for i, d in enumerate(description["experts"]))
             ],
             Thermo(torch.zeros(count, len(masses), 8, dtype=torch.float64), breaks, masses),
-            Affinity(gibbs, breaks, masses, reactions, range(len(reactions)), description["reference"]),
+            Affinity(gibbs, breaks, masses, reactions, made, description["reference"]),
             Conservation(of("conservation.atoms")),
             statistics("inputs"),
             statistics("increment"),

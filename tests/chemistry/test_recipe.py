@@ -30,7 +30,7 @@ def test_fresh_charges_and_equilibria_lie_inside(mechanism, drawn):
 
 def test_kinds_differ_as_they_say(mechanism, drawn):
     kinds = np.array(drawn.origins)[drawn.origin]
-    assert {"charge", "ignition", "ignition, perturbed"} == set(kinds)
+    assert {"charge", "ignition", "ignition, perturbed", "ignition, perturbed and followed"} == set(kinds)
     atoms = mechanism.element_fractions(drawn.states)
     h, n = (mechanism.elements.index(e) for e in "HN")
     plain = atoms[kinds == "ignition"]
@@ -39,6 +39,22 @@ def test_kinds_differ_as_they_say(mechanism, drawn):
     slope = np.polyfit(plain[:, h], plain[:, n], 1)
     assert np.abs(np.polyval(slope, plain[:, h]) - plain[:, n]).max() < 1e-9
     assert 0.05 < (np.abs(np.polyval(slope, moved[:, h]) - moved[:, n]) > 1e-6).mean() < 0.5
+
+
+def test_followed_states_have_relaxed_but_remember_their_perturbation(mechanism, drawn):
+    kinds = np.array(drawn.origins)[drawn.origin]
+    groups = [drawn.states[kinds == k] for k in ("ignition, perturbed", "ignition, perturbed and followed")]
+
+    def pace(states):  # of the fast species, over a step
+        after = advance(mechanism, states, 1e-6).states
+        return np.median(np.abs(after[:, 2:] ** 0.1 - states[:, 2:] ** 0.1).max(1))
+
+    assert pace(groups[1]) < 0.5 * pace(groups[0])
+    atoms = mechanism.element_fractions(groups[1])
+    plain = mechanism.element_fractions(drawn.states[kinds == "ignition"])
+    h, n = (mechanism.elements.index(e) for e in "HN")
+    slope = np.polyfit(plain[:, h], plain[:, n], 1)
+    assert 0.2 < (np.abs(np.polyval(slope, atoms[:, h]) - atoms[:, n]) > 1e-6).mean() < 0.8
 
 
 def test_powers_may_differ_from_state_to_state(mechanism, drawn):
