@@ -25,7 +25,7 @@ from sciml.chemistry.thermo import GAS_CONSTANT, recorded
 if TYPE_CHECKING:
     from sciml.chemistry.mechanism import Mechanism
 
-__all__ = ["Affinity", "basis_of"]
+__all__ = ["FLOOR", "Affinity", "basis_of"]
 
 _ROUNDING = 1e-15  # kmol/kg times an affinity: what fractions of order one leave when they are subtracted
 FLOOR = 1e-30  # mass fraction below which the logarithm is that of the floor

@@ -297,7 +297,8 @@ class Mechanism:
             for solver in ("auto", "vcs", "gibbs"):
                 self.gas.TPY = row[0], row[1], row[2:]
                 try:
-                    self.gas.equilibrate(hold, solver=solver, rtol=1e-10)
+                    with quiet():  # temperatures beyond the range of the data that are only tried
+                        self.gas.equilibrate(hold, solver=solver, rtol=1e-10)
                     break
                 except CanteraError as error:
                     reason = sentence(error)
