@@ -63,9 +63,8 @@ class RelativeIncrement:
     A state that moves slowly counts as much as one that ignites: what decides the length of an induction is the
     relative error of slow increments. Rows whose increment is below `floor` count less.
 
-    A fast unknown hardly moves along the slow manifold, where most states are. Relative errors from the first step on
-    teach a network with sizes of its own (see `expert`) that it never moves, which it does not unlearn: a kick then
-    stays, and errors add up. Where the floor falls, large increments, those that relax, are learnt first.
+    Where the floor falls, large increments, such as those of jumps and of fast unknowns that come back, are learnt
+    before the small ones along a slow manifold, which most states are on.
 
     Attributes:
         head: gives increments ``(n, m)``, in units of their mean magnitude, from all columns but the last of a batch.
