@@ -277,7 +277,7 @@ class FlowMap(nn.Module):
             model.increment = Standardize.fit(after - z, by="magnitude")
             target = model.increment(after - z)
             target = target if model.general is None else model.general(target)
-        objective = RelativeIncrement(model.head, relative, falling=expert)
+        objective = RelativeIncrement(model.head, relative, falling=expert and fixed is not None)
         rows = draw_rows((model.inputs(inputs).float(), target.float()), batch)
         history = fit(model, objective, rows, stages, seed=seed, label="increments")
         if tuning and windows is not None and fixed is not None:
