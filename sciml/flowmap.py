@@ -63,15 +63,20 @@ class RelativeIncrement:
     A state that moves slowly counts as much as one that ignites: what decides the length of an induction is the
     relative error of slow increments. Rows whose increment is below `floor` count less.
 
+    Where the floor falls, large increments, such as those of jumps and of fast unknowns that come back, are learnt
+    before the small ones along a slow manifold, which most states are on.
+
     Attributes:
         head: gives increments ``(n, m)``, in units of their mean magnitude, from all columns but the last of a batch.
         relative: divide each row by its mean magnitude.
         floor: added to it, in units of the mean increment.
+        falling: let the floor fall from 1 to its value over the first two thirds of a stage.
     """
 
     head: Any
     relative: bool = True
     floor: float = 1e-3
+    falling: bool = False
 
     def terms(self, field: Any, batch: Any) -> dict[str, Tensor]:
         """The term "increment"."""
@@ -79,7 +84,8 @@ class RelativeIncrement:
         *inputs, target = batch.columns
         error = (self.head(*inputs) - target).abs().mean(1)
         if self.relative:
-            error = error / (target.abs().mean(1) + self.floor)
+            floor = self.floor ** min(1.5 * batch.progress, 1.0) if self.falling else self.floor
+            error = error / (target.abs().mean(1) + floor)
         return {"increment": error.mean()}
 
 
@@ -271,7 +277,7 @@ class FlowMap(nn.Module):
             model.increment = Standardize.fit(after - z, by="magnitude")
             target = model.increment(after - z)
             target = target if model.general is None else model.general(target)
-        objective = RelativeIncrement(model.head, relative)
+        objective = RelativeIncrement(model.head, relative, falling=expert and fixed is not None)
         rows = draw_rows((model.inputs(inputs).float(), target.float()), batch)
         history = fit(model, objective, rows, stages, seed=seed, label="increments")
         if tuning and windows is not None and fixed is not None:

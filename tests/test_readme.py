@@ -217,6 +217,11 @@ CLAIMS = [
     ("Robertson's reactions", "stiff_paper", ("rollout error",), ".1e"),
     ("of one step from Radau's states", "stiff_paper", ("one-step error",), ".1e"),
     ("relative to each value itself", "stiff_paper", ("relative error, mean",), ".3f"),
+    ("the Oregonator (one seed)", "stiff_oregonator", ("rollout error",), ".3f"),
+    ("of the Oregonator's period", "stiff_oregonator", ("period error",), ".1e"),
+    ("of the Oregonator's largest", "stiff_oregonator", ("amplitude error",), ".3f"),
+    ("van der Pol's oscillator", "stiff_van_der_pol", ("rollout error",), ".1e"),
+    ("of van der Pol's period", "stiff_van_der_pol", ("period error",), ".1e"),
 ]
 
 

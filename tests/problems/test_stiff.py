@@ -20,6 +20,8 @@ def test_the_ring_modulator_reaches_the_published_values():
     # Test Set for IVP Solvers, ring modulator with Cs = 2e-12, t = 1e-3
     np.testing.assert_allclose(y[:2], [-0.2339057358486745e-1, -0.7367485485540825e-2], rtol=1e-3)
     np.testing.assert_allclose(y[15:], [1, 0, 1, 0], atol=1e-4)  # the phase comes back after 1 ms
+    early = stiff.reference(system, np.array(system.start), np.array([0.0, 1.3e-5]), rtol=1e-6)[-1]
+    np.testing.assert_allclose(early[15:], stiff.ring_drive(1.3e-5), atol=1e-4)  # what a rollout is driven by
 
 
 def test_predators_and_prey_keep_their_invariant():
@@ -56,6 +58,15 @@ def test_pairs_lie_as_far_apart_as_their_step_says():
     assert stiff.pairs(fixed, np.zeros((3, 6, 2)), np.zeros((3, 6)))[2] == fixed.dt
 
 
+def test_states_before_a_jump_are_among_the_samples():
+    """The Oregonator falls from its excited branch in a hundredth of a percent of its period."""
+    system = stiff.SYSTEMS["oregonator"]
+    y = stiff._places(system, 400, np.random.default_rng(0))
+    steps = [stiff.reference(system, state, np.array([0.0, system.dt]), method="LSODA") for state in y[:200]]
+    falls = [(a[0] > 1e3 > b[0]) for a, b in steps]  # y1 falls by four decades within the step
+    assert np.mean(falls) > 0.1
+
+
 def test_the_period_is_that_of_a_sine():
     t = np.arange(0, 50, 0.05)
     assert stiff.period(t, np.sin(2 * t)) == pytest.approx(np.pi, rel=1e-4)
@@ -72,6 +83,20 @@ def test_robertson_is_followed_over_seventeen_decades(tmp_path):
     assert metrics["rollout error"] < 0.3 * still
     assert metrics["one-step error"] < 0.05 and metrics["steps"] == 103
     assert 0 < metrics["relative error, mean"] < 0.5
+
+
+def test_a_kick_of_a_fast_unknown_is_forgotten():
+    """On the Oregonator's slow branch y1 comes back to y2/(y2 - 1) within a step; what stays of kicks adds up."""
+    system = stiff.SYSTEMS["oregonator"]
+    config = stiff.Config(
+        case="oregonator", samples=800, length=1, widths=(32, 32), steps=1200, tuning=0, batch=512, spread=1.0
+    )
+    model = stiff.train(system, config, 0)
+    y2 = np.geomspace(20, 1000, 30)
+    slow = np.stack([y2 / (y2 - 1), y2, np.full(30, 1.1)], 1)
+    kicked = slow * np.exp([0.05, 0, 0])
+    stays = np.log(model.step(kicked)[:, 0] / model.step(slow)[:, 0]) / 0.05
+    assert np.abs(stays).max() < 0.2  # 1 for a map that leaves y1 where it is
 
 
 def test_a_trained_flow_map_follows_radau(tmp_path):
