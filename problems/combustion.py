@@ -73,7 +73,7 @@ class Config:
     reactor: Literal["constant-pressure", "constant-volume"] = "constant-pressure"
     sampling: Sampling = Sampling()
     length: int = 8
-    training: Training = Training()
+    training: Training = Training(rounds=1)
     grid: tuple[int, int] = (6, 3)
     two_stage: bool = False
     perturbations: int = 40
@@ -90,7 +90,7 @@ _QUICK = {
     "compiled": False,
     "workers": 0,
     "sampling": Sampling(states=600, ignitions=4, flames=0),
-    "training": Training(widths=(32, 32), steps=200, batch=256, tuning=3),
+    "training": Training(widths=(32, 32), steps=200, batch=256, tuning=3, rounds=1, visits=2),
 }
 VARIANTS = {
     "paper": Config(),

@@ -199,6 +199,9 @@ def train(
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Pairs in a step.")] = None,
     edges: Annotated[str | None, typer.Option("--edges", help="Temperatures (K) between experts.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", help="Of labelling what its rollouts visit; 1 if possible.")
+    ] = None,
     seed: Seed = 0,
     mechanism: Other = None,
 ) -> None:
@@ -212,8 +215,9 @@ def train(
     gas = _mechanism(dataset.mechanism, mechanism, dataset.hash, str(labels))
     layers = None if widths is None else parse(widths, tuple[int, ...], "--widths")
     between = None if edges is None else parse(edges, tuple[float, ...], "--edges")
-    options = {"widths": layers, "steps": steps, "lr": lr, "batch": batch, "tuning": tuning, "edges": between}
-    chosen = _changed(Training(), **options)
+    options: dict[str, Any] = {"widths": layers, "steps": steps, "lr": lr, "batch": batch, "tuning": tuning}
+    options |= {"edges": between, "rounds": rounds}
+    chosen = _changed(Training(rounds=int(bool(dataset.ranges))), **options)
     checkpoint = out.with_name(out.name + ".checkpoint.h5")
     try:
         model, history = learn(dataset, gas, chosen, seed, checkpoint)

@@ -46,7 +46,7 @@ def chain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chain")
     sciml("sample", "h2o2.yaml", *SMALL, "--seed", 3, cwd=folder)
     sciml("label", "states.h5", "--steps", 2, "--chunk", 30, cwd=folder)
-    sciml("train", "labels.h5", "--widths", "8", "--steps", 5, "--tuning", 2, "--batch", 32, cwd=folder)
+    sciml("train", "labels.h5", "--widths", "8", "--steps", 5, "--tuning", 2, "--rounds", 0, "--batch", 32, cwd=folder)
     return folder
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from sciml.chemistry.samples import Samples, concatenate, fractions_within, heat_release_within
 from sciml.chemistry.sampling import Ranges, monte_carlo, multi_scale, perturbed
 from sciml.chemistry.splitting import after_transport, flames_of
-from sciml.chemistry.trajectories import evolved, manifold, relaxed
+from sciml.chemistry.trajectories import along, evolved, manifold, relaxed
 from sciml.files import read_h5, write_h5
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from sciml.chemistry.surrogate import Surrogate
     from sciml.training import History
 
-__all__ = ["KINDS", "Drawn", "Sampling", "Training", "draw", "grid_of", "ranges_of", "train"]
+__all__ = ["KINDS", "Drawn", "Sampling", "Training", "draw", "grid_of", "ranges_of", "train", "visited"]
 
 Progress = Callable[[int, int], None]
 KINDS = ("manifold", "perturbed", "relaxed", "nearby", "multi-scale", "evolution", "monte carlo")
@@ -80,6 +81,9 @@ class Training:
         batch: pairs per step.
         tuning: steps of SOAP on rollouts over the windows of the labels; 0 for none.
         edges: temperatures (K) between experts; empty for one network.
+        rounds: how often the states that rollouts of the surrogate itself pass through are labelled and learnt too,
+            with a quarter of the steps each time: errors lead where no sampler went.
+        visits: charges of these rollouts.
     """
 
     widths: tuple[int, ...] = ()
@@ -88,6 +92,12 @@ class Training:
     batch: int = 2048
     tuning: int = 0
     edges: tuple[float, ...] = ()
+    rounds: int = 0
+    visits: int = 100
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0 or self.visits < 1:
+            raise ValueError(f"rounds ({self.rounds}) must not be negative and visits ({self.visits}) at least 1")
 
     def layers(self, reactive: int) -> tuple[int, ...]:
         """Widths for so many reactive species."""
@@ -269,7 +279,51 @@ def train(
         checkpoint=checkpoint,
     )
     model.settings = replace(model.settings, labels=_origin(dataset))
+    states, after = dataset.states, dataset.next_states
+    for number in range(1, training.rounds + 1):
+        more = _visited_labels(model, mechanism, dataset, training.visits, seed + number)
+        states, after = np.concatenate([states, more.states]), np.concatenate([after, more.next_states])
+        again = [SOAP(max(training.steps // 4, 1), lr=training.lr / 2)]
+        later = model.learn(states, after, again, training.batch, seed + number)
+        history.reasons += later.reasons
+        history.seconds += later.seconds
     return model, history
+
+
+def visited(
+    model: Surrogate, mechanism: Mechanism, ranges: Ranges, n: int, generator: np.random.Generator, points: int = 80
+) -> Samples:
+    """States that rollouts of a surrogate pass through, from `n` charges to 1.5 delays, spread as in `along`.
+
+    A rollout leaves the states of the samplers by its own errors; a network that knows what the mechanism does there
+    comes back (dataset aggregation, arXiv:1011.0686).
+
+    Raises:
+        ValueError: if no charge ignites.
+    """
+    charges = ranges.charges(mechanism, n, generator)
+    delays = np.array([mechanism.ignition(charge, reactor=model.settings.reactor).delay for charge in charges])
+    order = np.argsort(delays)[: int(np.isfinite(delays).sum())]
+    if not len(order):
+        raise ValueError(f"none of {n} charges ignites, so there is nothing to visit in these ranges")
+    found = []
+    for few in np.array_split(order, math.ceil(len(order) / 20)):  # all paths at once would not fit into memory
+        ends = np.ceil(1.5 * delays[few] / model.dt).astype(int)
+        paths = model.rollout(charges[few], int(ends.max()))
+        found += [along(path[: end + 1], points) for path, end in zip(paths, ends, strict=True)]
+    states = np.concatenate(found)
+    return Samples(states, np.zeros(len(states), dtype=np.int64), ("visited",))
+
+
+def _visited_labels(model: Surrogate, mechanism: Mechanism, dataset: Dataset, n: int, seed: int) -> Dataset:
+    from sciml.chemistry.labels import label
+
+    if not dataset.ranges:
+        raise ValueError("rounds needs labels that know the ranges of their charges")
+    found = visited(model, mechanism, ranges_of(dict(dataset.ranges)), n, np.random.default_rng([seed, 2]))
+    with TemporaryDirectory() as folder:
+        options: dict[str, Any] = {"reactor": dataset.reactor, "rtol": dataset.rtol, "atol": dataset.atol}
+        return label(mechanism, found, Path(folder) / "v.h5", dataset.dt, dataset.steps, workers=-1, **options)
 
 
 def _origin(dataset: Dataset) -> dict[str, Any]:

@@ -397,15 +397,28 @@ class Surrogate(nn.Module):
         if not dt > 0:
             raise ValueError(f"dt is {dt!r}, but must be a positive number of seconds")
         model = cls._blank(np.asarray(states, float), mechanism, dt, reactor, widths, edges, lmbda, seed)
-        x, after = model.sound(states), model.sound(next_states)
-        if x.shape != after.shape:
-            raise ValueError(f"states has shape {tuple(x.shape)} and next_states {tuple(after.shape)}")
-        rows = model._prepare(x, after)
-        objective = RelativeIncrement(model.increments, floor=_SLOW)
-        history = fit(model, objective, draw_rows(rows, batch), stages, (), checkpoint, seed, label="increments")
+        model._standardise(*model._pairs(states, next_states))
+        history = model.learn(states, next_states, stages, batch, seed, checkpoint)
         if tuning and windows is not None:
             model.tune(windows, tuning, max(batch // 4, 1), seed + 1)
         return model, history
+
+    def learn(
+        self,
+        states: np.ndarray,
+        next_states: np.ndarray,
+        stages: Sequence[Stage],
+        batch: int = 1024,
+        seed: int = 0,
+        checkpoint: str | Path | None = None,
+    ) -> History:
+        """Go on training on pairs of states, with the statistics of the inputs as they are; arguments as for `fit`."""
+        x, after = self._pairs(states, next_states)
+        with torch.no_grad():
+            parts = [self._row(*pair) for pair in zip(x.split(_MANY), after.split(_MANY), strict=True)]
+        rows = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        objective = RelativeIncrement(self.increments, floor=_SLOW)
+        return fit(self, objective, draw_rows(rows, batch), stages, (), checkpoint, seed, label="increments")
 
     @classmethod
     def _blank(
@@ -444,15 +457,29 @@ class Surrogate(nn.Module):
         conservation = Conservation(torch.as_tensor(moles))
         return cls(settings, experts, mechanism.thermo, affinity, conservation, given, made, familiarity)
 
-    def _prepare(self, x: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Set the statistics; returns what the head takes, and the labels."""
+    def _pairs(self, states: np.ndarray, next_states: np.ndarray) -> tuple[Tensor, Tensor]:
+        x, after = self.sound(states), self.sound(next_states)
+        if x.shape != after.shape:
+            raise ValueError(f"states has shape {tuple(x.shape)} and next_states {tuple(after.shape)}")
+        return x, after
+
+    def _moved(self, x: Tensor, after: Tensor) -> Tensor:
+        """Increments (n, r) in Box-Cox space."""
+        F, F1 = (self.boxcox(a[:, 2:].index_select(1, self.reactive)) for a in (x, after))
+        return F1 - F
+
+    def _standardise(self, x: Tensor, after: Tensor) -> None:
+        """Set the statistics of inputs, increments and of what is familiar."""
         with torch.no_grad():
-            z, gate, _ = self.features(x)
-            F, F1 = (self.boxcox(a[:, 2:].index_select(1, self.reactive)) for a in (x, after))
-            self.inputs, self.increment = Standardize.fit(z), Standardize.fit(F1 - F, by="magnitude")
+            z = torch.cat([self.features(part)[0] for part in x.split(_MANY)])
+            self.inputs = Standardize.fit(z)
+            self.increment = Standardize.fit(self._moved(x, after), by="magnitude")
             self.familiarity = Familiarity.fit(self.described(z))
-            label = self.increment(F1 - F)
-        return self.inputs(z).float(), gate.float(), self.region(x), label.float()
+
+    def _row(self, x: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the head takes, and the labels."""
+        z, gate, _ = self.features(x)
+        return self.inputs(z).float(), gate.float(), self.region(x), self.increment(self._moved(x, after)).float()
 
     def tune(self, windows: np.ndarray, stages: Sequence[Stage], batch: int = 256, seed: int = 1) -> History:
         """Minimise the error of rollouts over windows (m, steps+1, 2+s) of consecutive true states."""

@@ -1,11 +1,15 @@
 """What the recipe draws: fresh charges, states beyond the ends of the ranges, large and small perturbations."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 
 from sciml.chemistry import Mechanism
+from sciml.chemistry.labels import label
 from sciml.chemistry.reactors import advance, trajectories
-from sciml.chemistry.recipe import Sampling, draw
+from sciml.chemistry.recipe import Sampling, Training, draw, train, visited
 from sciml.chemistry.sampling import Ranges, perturbed
 
 
@@ -94,3 +98,27 @@ def test_without_transport_data_there_are_no_flames(mechanism):
     assert bare.inspection.without_transport
     found = draw(bare, Ranges("H2", (1200.0, 1400.0)), Sampling(states=60, ignitions=2, flames=3), seed=0).samples
     assert len(found) > 30 and not any("flame" in origin for origin in found.origins)
+
+
+def test_rounds_teach_what_rollouts_meet(mechanism, tmp_path):
+    ranges = Ranges("H2", (1200.0, 1500.0))
+    drawn = draw(mechanism, ranges, Sampling(("manifold",), states=600, ignitions=8, flames=0), seed=0)
+    labelled = label(mechanism, drawn.samples, tmp_path / "l.h5", steps=2, ranges=drawn.recorded)
+    plain, more = (
+        train(labelled, mechanism, Training((32, 32), steps=steps, batch=256, rounds=rounds, visits=10), seed=0)[0]
+        for steps, rounds in ((500, 0), (400, 1))
+    )
+    met = visited(plain, mechanism, ranges, 5, np.random.default_rng(1), points=40).states
+    after = mechanism.advance(met, 1e-6).states
+
+    def error(model):
+        ours, true, before = (model.boxcox(torch.as_tensor(a[:, 2:])) for a in (model.step(met), after, met))
+        return float((ours - true).abs().mean() / (true - before).abs().mean())
+
+    print(error(plain), error(more))
+    assert error(more) < error(plain)
+    bare = dataclasses.replace(labelled, ranges={})
+    with pytest.raises(ValueError, match="ranges of their charges"):
+        train(bare, mechanism, Training((8,), steps=2, batch=16, rounds=1))
+    with pytest.raises(ValueError, match="rounds"):
+        Training(rounds=-1)
