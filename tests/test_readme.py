@@ -222,6 +222,9 @@ CLAIMS = [
     ("of the Oregonator's largest", "stiff_oregonator", ("amplitude error",), ".3f"),
     ("van der Pol's oscillator", "stiff_van_der_pol", ("rollout error",), ".1e"),
     ("of van der Pol's period", "stiff_van_der_pol", ("period error",), ".1e"),
+    ("the ring modulator (one seed)", "stiff_ring", ("rollout error",), ".3f"),
+    ("of the ring modulator's first", "stiff_ring", ("table", 0, "rollout error"), ".3f"),
+    ("of one step of the ring modulator", "stiff_ring", ("one-step error",), ".1e"),
 ]
 
 
