@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sciml.chemistry import Mechanism
+from sciml.chemistry import Mechanism, Samples, Surrogate
 from sciml.chemistry.labels import label
 from sciml.chemistry.reactors import advance, trajectories
 from sciml.chemistry.recipe import Sampling, Training, draw, train, visited
@@ -105,11 +105,9 @@ def test_rounds_teach_what_rollouts_meet(mechanism, tmp_path):
     ranges = Ranges("H2", (1250.0, 1500.0))
     drawn = draw(mechanism, ranges, Sampling(("manifold",), states=400, ignitions=6, flames=0), seed=0)
     labelled = label(mechanism, drawn.samples, tmp_path / "l.h5", steps=1, ranges=drawn.recorded)
-    quick = Training((24, 24), steps=1000, batch=256, visits=8)
-    plain, more = (train(labelled, mechanism, dataclasses.replace(quick, rounds=r), seed=0)[0] for r in (0, 1))
-    met = visited(plain, mechanism, ranges, 8, np.random.default_rng([1, 2])).states  # what the round met
-    charges = ranges.charges(mechanism, 8, np.random.default_rng([1, 2]))
-    paths = plain.rollout(charges, 80).reshape(-1, met.shape[1])
+    control = train(labelled, mechanism, Training((24, 24), steps=1000, batch=256), seed=0)[0]
+    met = visited(control, mechanism, ranges, 8, np.random.default_rng(1)).states
+    paths = control.rollout(ranges.charges(mechanism, 8, np.random.default_rng(1)), 80).reshape(-1, met.shape[1])
     assert len(met) > 100 and all((np.abs(paths - state).max(1) < 1e-6).any() for state in met[::10])
     met = met[(met[:, 0] > 300) & (met[:, 0] < 3500)]
     after = mechanism.advance(met, 1e-6).states
@@ -118,10 +116,24 @@ def test_rounds_teach_what_rollouts_meet(mechanism, tmp_path):
         ours, true = (model.boxcox(torch.as_tensor(a[:, 2:])) for a in (model.step(met), after))
         return float((ours - true).abs().mean(1).median())
 
-    # negative control: as many more steps without these states
-    plain.learn(labelled.states, labelled.next_states, [SOAP(250, lr=quick.lr / 2)], quick.batch, 1)
-    assert error(more) < 0.7 * error(plain)
+    control.save(tmp_path / "s.h5")
+    taught = Surrogate.load(tmp_path / "s.h5")
+    states, later = labelled.states, labelled.next_states
+    more = np.concatenate([states, met]), np.concatenate([later, after])
+    for model, pairs in ((control, (states, later)), (taught, more)):
+        model.learn(*pairs, [SOAP(250, lr=5e-3)], 256, 1)
+    assert error(taught) < 0.7 * error(control)
+
+
+def test_rounds_follow_the_training(mechanism, drawn, tmp_path):
+    ranges = {"fuel": "H2", "T": (1300.0, 1500.0)}
+    few = Samples(drawn.states[:30], drawn.origin[:30], drawn.origins)
+    labelled = label(mechanism, few, tmp_path / "l.h5", steps=1, ranges=ranges)
+    quick = Training((8,), steps=8, batch=16, rounds=2, visits=2)
+    models, histories = zip(*(train(labelled, mechanism, quick, seed=3) for _ in range(2)), strict=True)
+    assert len(histories[0].reasons) == 3
+    np.testing.assert_array_equal(*(model.step(few.states) for model in models))
     with pytest.raises(ValueError, match="ranges of their charges"):
-        train(dataclasses.replace(labelled, ranges={}), mechanism, Training((8,), steps=2, batch=16, rounds=1))
+        train(dataclasses.replace(labelled, ranges={}), mechanism, quick)
     with pytest.raises(ValueError, match="rounds"):
         Training(rounds=-1)
