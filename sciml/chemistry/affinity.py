@@ -5,8 +5,7 @@ Every species that is not one of a basis is made from the basis by one reaction,
     A_i = mu_i/RT - sum_j c_ij mu_j/RT,    mu/RT = g0(T)/RT + ln X + ln p/p0
 
 is zero for all i exactly at equilibrium, whatever the enthalpy and the elements of the mixture are, so that an output
-that is proportional to |A| leaves equilibrium alone without ever computing it. What would have less than a floor at
-equilibrium is measured against the floor instead, A_i <= ln Y_i/Y_floor: such traces would never come to rest.
+that is proportional to |A| leaves equilibrium alone without ever computing it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ __all__ = ["FLOOR", "Affinity", "basis_of"]
 
 _ROUNDING = 1e-15  # kmol/kg times an affinity: what fractions of order one leave when they are subtracted
 FLOOR = 1e-30  # mass fraction below which the logarithm is that of the floor
-LOWEST = math.log(FLOOR)
+_LOWEST = math.log(FLOOR)
 
 
 class Affinity(nn.Module):
@@ -112,9 +111,15 @@ class Affinity(nn.Module):
         constant = self.gibbs[:, :, -1:] - (self.reactions @ self.molar_masses.log())[:, None]
         table = torch.cat([self.gibbs[:, :, :-1], constant], 2).transpose(1, 2).reshape(-1, r)
         standard = torch.cat([shapes, level[:, None]], 1) @ torch.cat([table, self.changes[None]], 0)
-        A = torch.addmm(standard, logs, self.reactions.T)
-        # A species whose equilibrium lies below the floor has nothing left to lose once it is there
-        return torch.minimum(A, logs.index_select(1, self.made) - LOWEST)
+        return torch.addmm(standard, logs, self.reactions.T)
+
+    def measurable(self, A: Tensor, logs: Tensor) -> Tensor:
+        """Affinities (n, r) without what leads below the floor of fractions: the distance from rest that can be seen.
+
+        What would have less than the floor at equilibrium is measured against the floor, A_i <= ln Y_i/Y_floor; such
+        traces would never come to rest.
+        """
+        return torch.minimum(A, logs.index_select(1, self.made) - _LOWEST)
 
     def allowed(self, A: Tensor, old: Tensor, new: Tensor, species: Tensor) -> Tensor:
         """New mass fractions of some species to which the second law allows a step at affinities A (n, r), (n, k).

@@ -138,9 +138,10 @@ class Surrogate(nn.Module):
         T, p, Y = x[:, 0], x[:, 1], x[:, 2:]
         logs = Y.clamp_min(FLOOR).log()
         A = self.affinity(T, p, Y, logs)
-        size = (A.square().mean(1) + 1e-24).sqrt()
+        seen = self.affinity.measurable(A, logs)
+        size = (seen.square().mean(1) + 1e-24).sqrt()
         shown = (size + _QUIET)[:, None]
-        z = [T[:, None], 1e3 / T[:, None], p[:, None].log(), self._scaled(Y, logs), A / shown, shown.log()]
+        z = [T[:, None], 1e3 / T[:, None], p[:, None].log(), self._scaled(Y, logs), seen / shown, shown.log()]
         return torch.cat(z, 1), size / (1 + size), A
 
     def _scaled(self, Y: Tensor, logs: Tensor) -> Tensor:
