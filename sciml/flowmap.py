@@ -282,9 +282,7 @@ class FlowMap(nn.Module):
         history = fit(model, objective, rows, stages, seed=seed, label="increments")
         if tuning and windows is not None and fixed is not None:
             sampled = draw_rows((torch.as_tensor(windows, dtype=torch.float64),), batch)
-            later = fit(model, _RolloutError(), sampled, tuning, seed=seed + 1, label="rollouts")
-            history.reasons += later.reasons
-            history.seconds += later.seconds
+            history.add(fit(model, _RolloutError(), sampled, tuning, seed=seed + 1, label="rollouts"))
         return model, history
 
     def save(self, path: str | Path) -> None:

@@ -26,6 +26,8 @@ from sciml.solvers.greens import ByOperator, Family, GreensSolver
 
 __all__ = ["run_own"]
 
+_CELLS = {1: 1024, 2: 256, 3: 48}
+
 
 class _Chosen:
     """`sciml.solve` with the face of a solver."""
@@ -33,9 +35,6 @@ class _Chosen:
     def solve(self, problem: Any, seed: int = 0, callbacks: Any = (), checkpoint: Any = None) -> Solution:
         del checkpoint  # an interrupted search for a method begins again
         return solve(problem, seed=seed, callbacks=callbacks)
-
-
-_CELLS = {1: 1024, 2: 256, 3: 48}
 
 
 def run_own(module: Any, run: Run) -> dict[str, Any]:

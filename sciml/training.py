@@ -125,6 +125,11 @@ class History:
         """Whether the run ended in a non-finite loss."""
         return self.status.startswith("diverged")
 
+    def add(self, later: History) -> None:
+        """Count a training that came after: its time, and why its stages ended."""
+        self.reasons += later.reasons
+        self.seconds += later.seconds
+
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Step numbers and values of a loss term ("loss", "energy", ...) or of something a callback recorded."""
         rows = [r for r in (*self.steps, *self.records) if name in r]

@@ -69,9 +69,9 @@ class Affinity(nn.Module):
         self.register_buffer("changes", reactions.sum(1))
         # changes of mass fractions -> extents of the reactions, without rounding where only a trace is made
         extents = torch.zeros_like(reactions.T)
-        self.register_buffer("made", torch.as_tensor(list(made)), persistent=False)  # `extents` tells it
         extents[list(made), range(len(made))] = 1 / molar_masses[list(made)]
         self.register_buffer("extents", extents)
+        self.register_buffer("made", torch.as_tensor(list(made)), persistent=False)  # `extents` tells it
         self.reference = float(reference)
 
     @classmethod
@@ -100,7 +100,7 @@ class Affinity(nn.Module):
         return cls(gibbs, thermo.breaks, thermo.molar_masses, torch.as_tensor(reactions), made, reference)
 
     def forward(self, T: Tensor, p: Tensor, Y: Tensor, logs: Tensor) -> Tensor:
-        """(n, r) from T (n,), p (n,), Y (n, s) and the logarithms of Y, none of them below that of the floor."""
+        """(n, r) from T (n,), p (n,), Y (n, s) and the logarithms of Y."""
         count, r = self.gibbs.shape[:2]
         shapes = _functions(T)
         if count > 1:  # those of every interval side by side, zero but in the one that holds: one product does all
@@ -117,7 +117,7 @@ class Affinity(nn.Module):
         """Affinities (n, r) without what leads below the floor of fractions: the distance from rest that can be seen.
 
         What would have less than the floor at equilibrium is measured against the floor, A_i <= ln Y_i/Y_floor; such
-        traces would never come to rest.
+        traces would never come to rest. No logarithm may be below that of the floor.
         """
         return torch.minimum(A, logs.index_select(1, self.made) - _LOWEST)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from sciml.chemistry.samples import Samples, concatenate, fractions_within, heat_release_within
-from sciml.chemistry.sampling import Ranges, monte_carlo, multi_scale, perturbed
+from sciml.chemistry.sampling import Ranges, monte_carlo, multi_scale, named, perturbed
 from sciml.chemistry.splitting import after_transport, flames_of
 from sciml.chemistry.trajectories import along, evolved, manifold, relaxed
 from sciml.files import read_h5, write_h5
@@ -284,9 +284,7 @@ def train(
         more = _visited_labels(model, mechanism, dataset, training.visits, seed + number)
         states, after = np.concatenate([states, more.states]), np.concatenate([after, more.next_states])
         again = [SOAP(max(training.steps // 4, 1), lr=training.lr / 2)]
-        later = model.learn(states, after, again, training.batch, seed + number)
-        history.reasons += later.reasons
-        history.seconds += later.seconds
+        history.add(model.learn(states, after, again, training.batch, seed + number))
     return model, history
 
 
@@ -311,8 +309,7 @@ def visited(
         ends = np.ceil(1.5 * delays[few] / model.dt).astype(int)
         paths = model.rollout(charges[few], int(ends.max()))
         found += [along(path[: end + 1], points) for path, end in zip(paths, ends, strict=True)]
-    states = np.concatenate(found)
-    return Samples(states, np.zeros(len(states), dtype=np.int64), ("visited",))
+    return named(np.concatenate(found), "visited")
 
 
 def _visited_labels(model: Surrogate, mechanism: Mechanism, dataset: Dataset, n: int, seed: int) -> Dataset:

@@ -66,13 +66,13 @@ class Ranges:
 
     def charges(self, mechanism: Mechanism, n: int, generator: Generator) -> Array:
         """`n` unburnt mixtures: T uniform, p and phi uniform in the logarithm, (n, 2+s)."""
-        counted(n)
+        check_count(n)
         T = generator.uniform(self.T[0], self.T[1], n)
         p, phi = (np.exp(generator.uniform(np.log(r[0]), np.log(r[1]), n)) for r in (self.p, self.phi))
         return np.atleast_2d(mechanism.state(T, p, self.fuel, self.oxidiser, phi))
 
 
-def counted(n: int) -> None:
+def check_count(n: int) -> None:
     """Refuse what is no number of states."""
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise ValueError(f"n is {n!r}, but must be a positive number of states")
@@ -236,7 +236,7 @@ def perturbed(
     Raises:
         ValueError: for a share outside [0, 1).
     """
-    counted(n)
+    check_count(n)
     powers = np.broadcast_to(np.asarray(alpha, dtype=float), n)[:, None]
     for name, value in (("alpha", float(powers.max())), ("temperature", temperature), ("pressure", pressure)):
         if not 0 <= value < 1:
@@ -278,7 +278,7 @@ def adaptive(
     Raises:
         ValueError: if n is too large, or errors are negative or not finite.
     """
-    counted(n)
+    check_count(n)
     if n > len(samples):
         raise ValueError(f"n is {n}, but there are {len(samples)} candidates")
     found = np.asarray(error(samples.states), dtype=float)

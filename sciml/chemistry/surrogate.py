@@ -398,8 +398,9 @@ class Surrogate(nn.Module):
         if not dt > 0:
             raise ValueError(f"dt is {dt!r}, but must be a positive number of seconds")
         model = cls._blank(np.asarray(states, float), mechanism, dt, reactor, widths, edges, lmbda, seed)
-        model._standardise(*model._pairs(states, next_states))
-        history = model.learn(states, next_states, stages, batch, seed, checkpoint)
+        examples = model._examples(states, next_states)
+        model._standardise(examples)
+        history = model._trained(examples, stages, batch, seed, checkpoint)
         if tuning and windows is not None:
             model.tune(windows, tuning, max(batch // 4, 1), seed + 1)
         return model, history
@@ -414,10 +415,19 @@ class Surrogate(nn.Module):
         checkpoint: str | Path | None = None,
     ) -> History:
         """Go on training on pairs of states, with the statistics of the inputs as they are; arguments as for `fit`."""
-        x, after = self._pairs(states, next_states)
+        return self._trained(self._examples(states, next_states), stages, batch, seed, checkpoint)
+
+    def _trained(
+        self,
+        examples: tuple[Tensor, Tensor, Tensor, Tensor],
+        stages: Sequence[Stage],
+        batch: int,
+        seed: int,
+        checkpoint: str | Path | None,
+    ) -> History:
+        z, gate, region, moved = examples
         with torch.no_grad():
-            parts = [self._row(*pair) for pair in zip(x.split(_MANY), after.split(_MANY), strict=True)]
-        rows = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+            rows = (self.inputs(z).float(), gate.float(), region, self.increment(moved).float())
         objective = RelativeIncrement(self.increments, floor=_SLOW)
         return fit(self, objective, draw_rows(rows, batch), stages, (), checkpoint, seed, label="increments")
 
@@ -458,29 +468,24 @@ class Surrogate(nn.Module):
         conservation = Conservation(torch.as_tensor(moles))
         return cls(settings, experts, mechanism.thermo, affinity, conservation, given, made, familiarity)
 
-    def _pairs(self, states: np.ndarray, next_states: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _examples(self, states: np.ndarray, next_states: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Inputs of the network before standardisation, gates, regions, and increments in Box-Cox space."""
         x, after = self.sound(states), self.sound(next_states)
         if x.shape != after.shape:
             raise ValueError(f"states has shape {tuple(x.shape)} and next_states {tuple(after.shape)}")
-        return x, after
-
-    def _moved(self, x: Tensor, after: Tensor) -> Tensor:
-        """Increments (n, r) in Box-Cox space."""
-        F, F1 = (self.boxcox(a[:, 2:].index_select(1, self.reactive)) for a in (x, after))
-        return F1 - F
-
-    def _standardise(self, x: Tensor, after: Tensor) -> None:
-        """Set the statistics of inputs, increments and of what is familiar."""
         with torch.no_grad():
-            z = torch.cat([self.features(part)[0] for part in x.split(_MANY)])
-            self.inputs = Standardize.fit(z)
-            self.increment = Standardize.fit(self._moved(x, after), by="magnitude")
-            self.familiarity = Familiarity.fit(self.described(z))
+            z, gate = (
+                torch.cat(column) for column in zip(*(self.features(p)[:2] for p in x.split(_MANY)), strict=True)
+            )
+            F, F1 = (self.boxcox(a[:, 2:].index_select(1, self.reactive)) for a in (x, after))
+            return z, gate, self.region(x), F1 - F
 
-    def _row(self, x: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the head takes, and the labels."""
-        z, gate, _ = self.features(x)
-        return self.inputs(z).float(), gate.float(), self.region(x), self.increment(self._moved(x, after)).float()
+    def _standardise(self, examples: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        """Set the statistics of inputs, increments and of what is familiar."""
+        z, _, _, moved = examples
+        with torch.no_grad():
+            self.inputs, self.increment = Standardize.fit(z), Standardize.fit(moved, by="magnitude")
+            self.familiarity = Familiarity.fit(self.described(z))
 
     def tune(self, windows: np.ndarray, stages: Sequence[Stage], batch: int = 256, seed: int = 1) -> History:
         """Minimise the error of rollouts over windows (m, steps+1, 2+s) of consecutive true states."""

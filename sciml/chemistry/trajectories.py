@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciml.chemistry.samples import Samples, concatenate
-from sciml.chemistry.sampling import Array, Generator, Ranges, counted, inside, named, perturbed
+from sciml.chemistry.sampling import Array, Generator, Ranges, check_count, inside, named, perturbed
 
 if TYPE_CHECKING:
     from sciml.chemistry.mechanism import Mechanism
@@ -191,7 +191,7 @@ def evolved(
     """
     if not 0 < shortest < duration:
         raise ValueError(f"shortest ({shortest!r}) must be positive and below duration ({duration!r})")
-    counted(points)
+    check_count(points)
     found, origin, failed = [], [], 0
     for number, state in enumerate(samples.states):
         times = np.exp(np.sort(generator.uniform(np.log(shortest), np.log(duration), points)))
