@@ -125,7 +125,7 @@ VARIANTS = {
         temperatures=(1300.0, 1900.0),
         sampling=Sampling(states=100000, flames=2),
         length=3,
-        training=Training(steps=50000),
+        training=Training(steps=50000, rounds=2, visits=200),
         lengths=0,
     ),
     "dme": Config(
@@ -136,7 +136,7 @@ VARIANTS = {
         phis=(0.7, 1.5),
         sampling=Sampling(states=100000, flames=0),
         length=3,
-        training=Training(steps=50000),
+        training=Training(steps=50000, rounds=2, visits=200),
         two_stage=True,
         lengths=0,
     ),

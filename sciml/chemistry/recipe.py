@@ -18,7 +18,7 @@ import numpy as np
 from sciml.chemistry.samples import Samples, concatenate, fractions_within, heat_release_within
 from sciml.chemistry.sampling import Ranges, monte_carlo, multi_scale, named, perturbed
 from sciml.chemistry.splitting import after_transport, flames_of
-from sciml.chemistry.trajectories import along, evolved, manifold, relaxed
+from sciml.chemistry.trajectories import along, evolved, manifold, on_the_way, relaxed
 from sciml.files import read_h5, write_h5
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Training:
         edges: temperatures (K) between experts; empty for one network.
         rounds: how often the states that rollouts of the surrogate itself pass through are labelled and learnt too,
             with a quarter of the steps each time: errors lead where no sampler went.
-        visits: charges of these rollouts.
+        visits: number of these rollouts; half start from charges, half from perturbed states on the way to ignition.
     """
 
     widths: tuple[int, ...] = ()
@@ -291,23 +291,25 @@ def train(
 def visited(
     model: Surrogate, mechanism: Mechanism, ranges: Ranges, n: int, generator: np.random.Generator, points: int = 80
 ) -> Samples:
-    """States that rollouts of a surrogate pass through, from `n` charges to 1.5 delays, spread as in `along`.
+    """States that `n` rollouts of a surrogate pass through to 1.5 delays, spread as in `along`.
 
-    A rollout leaves the states of the samplers by its own errors; a network that knows what the mechanism does there
-    comes back (dataset aggregation, arXiv:1011.0686).
+    One half starts from charges, the other from perturbed states on the way to ignition. A rollout leaves the states of
+    the samplers by its own errors; a network that knows what the mechanism does there comes back (dataset aggregation,
+    arXiv:1011.0686).
 
     Raises:
         ValueError: if no charge ignites.
     """
-    charges = ranges.charges(mechanism, n, generator)
-    delays = np.array([mechanism.ignition(charge, reactor=model.settings.reactor).delay for charge in charges])
+    kicked = on_the_way(mechanism, ranges, n // 2, generator).states[: n // 2]
+    starts = np.concatenate([ranges.charges(mechanism, n - len(kicked), generator), kicked])
+    delays = np.array([mechanism.ignition(start, reactor=model.settings.reactor).delay for start in starts])
     order = np.argsort(delays)[: int(np.isfinite(delays).sum())]
     if not len(order):
         raise ValueError(f"none of {n} charges ignites, so there is nothing to visit in these ranges")
     found = []
     for few in np.array_split(order, math.ceil(len(order) / 20)):  # all paths at once would not fit into memory
         ends = np.ceil(1.5 * delays[few] / model.dt).astype(int)
-        paths = model.rollout(charges[few], int(ends.max()))
+        paths = model.rollout(starts[few], int(ends.max()))
         found += [along(path[: end + 1], points) for path, end in zip(paths, ends, strict=True)]
     return named(np.concatenate(found), "visited")
 

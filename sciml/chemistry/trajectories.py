@@ -17,7 +17,9 @@ from sciml.chemistry.sampling import Array, Generator, Ranges, check_count, insi
 if TYPE_CHECKING:
     from sciml.chemistry.mechanism import Mechanism
 
-__all__ = ["along", "evolved", "manifold", "relaxed"]
+__all__ = ["along", "evolved", "manifold", "on_the_way", "relaxed"]
+
+_EACH = 4  # perturbed states of every charge
 
 
 def manifold(
@@ -114,8 +116,7 @@ def relaxed(
 ) -> Samples:
     """States along the ignitions of perturbed states that are on their way to ignition themselves.
 
-    A charge is followed to four random shares of its delay; what is found there is perturbed, every other state
-    without regard to its elements, and ignites; `points` states are taken from there on, spread as in `manifold`.
+    The states of `on_the_way` ignite; `points` states are taken from there on, spread as in `manifold`.
 
     Args:
         mechanism: the chemistry.
@@ -129,35 +130,67 @@ def relaxed(
     Raises:
         ValueError: if nothing burns.
     """
-    each = 4  # perturbed states of every charge
-    charges = ranges.charges(mechanism, max(round(n / (each * points)), 1), generator)
-    total, starts = (1 + each) * len(charges), []
-    for number, charge in enumerate(charges):
-        run = mechanism.ignition(charge)
-        if run.status == "ignited":
-            starts.append(run.states[np.searchsorted(run.times, run.delay * generator.uniform(0, 1, each))])
+    charges = max(round(n / (_EACH * points)), 1)
+    total = (1 + _EACH) * charges
+
+    def report(done: int, _: int) -> None:
         if progress is not None:
-            progress(number + 1, total)
-    if not starts:
-        raise ValueError(f"none of {len(charges)} charges burnt, so there is nothing to perturb in these ranges")
-    halves = [np.concatenate(starts)[first::2] for first in (0, 1)]
-    moved = concatenate(
-        [
-            perturbed(mechanism, named(half, "ignition"), len(half), generator, alpha, keep_elements=keep)
-            for half, keep in zip(halves, (True, False), strict=True)
-        ]
-    )
+            progress(done, total)
+
+    moved = on_the_way(mechanism, ranges, _EACH * charges, generator, alpha, report)
     paths = []
     for number, state in enumerate(moved.states):
         run = mechanism.ignition(state)
         if run.status == "ignited":
             paths.append(along(run.states, points))
-        if progress is not None:
-            progress(len(charges) + number + 1, total)
+        report(charges + number + 1, total)
     if not paths:
         raise ValueError("no perturbed state burnt, so there are no perturbed ignitions to follow in these ranges")
     left_out = dict(moved.left_out) | {"perturbed ignition without burning": len(moved) - len(paths)}
     return named(np.concatenate(paths), "ignition, perturbed and followed", left_out)
+
+
+def on_the_way(
+    mechanism: Mechanism,
+    ranges: Ranges,
+    n: int,
+    generator: Generator,
+    alpha: float = 0.15,
+    progress: Callable[[int, int], None] | None = None,
+) -> Samples:
+    """Perturbed states on their way to ignition.
+
+    A charge is followed to four random shares of its delay; what is found there is perturbed, every other state
+    without regard to its elements.
+
+    Args:
+        mechanism: the chemistry.
+        ranges: of the charges.
+        n: number of states, rounded up to fours; fewer where charges do not ignite.
+        generator: draws the charges, the shares and the powers.
+        alpha: see `perturbed`.
+        progress: called with (done, all) charges.
+
+    Raises:
+        ValueError: if nothing burns.
+    """
+    charges = ranges.charges(mechanism, max(-(-n // _EACH), 1), generator)
+    starts = []
+    for number, charge in enumerate(charges):
+        run = mechanism.ignition(charge)
+        if run.status == "ignited":
+            starts.append(run.states[np.searchsorted(run.times, run.delay * generator.uniform(0, 1, _EACH))])
+        if progress is not None:
+            progress(number + 1, len(charges))
+    if not starts:
+        raise ValueError(f"none of {len(charges)} charges burnt, so there is nothing to perturb in these ranges")
+    halves = [np.concatenate(starts)[first::2] for first in (0, 1)]
+    return concatenate(
+        [
+            perturbed(mechanism, named(half, "ignition"), len(half), generator, alpha, keep_elements=keep)
+            for half, keep in zip(halves, (True, False), strict=True)
+        ]
+    )
 
 
 def evolved(
