@@ -182,7 +182,7 @@ def trained(config: Config, run: Run, mechanism: Mechanism) -> tuple[Surrogate, 
     finished = run.path / "cost.json"
     if finished.exists():
         return Surrogate.load(run.path / "surrogate.h5"), read_json(finished)
-    clock = Clock()
+    clock = Clock(run.path / "seconds.json")
     path = run.path / "labels.h5"
     if path.exists():
         dataset = labels.Dataset.load(path)
@@ -207,7 +207,8 @@ def trained(config: Config, run: Run, mechanism: Mechanism) -> tuple[Surrogate, 
         "label audit, median": audit.median,
     }
     write_json(finished, cost)
-    (run.path / "training.checkpoint.h5").unlink(missing_ok=True)
+    for name in ("training.checkpoint.h5", "seconds.json"):
+        (run.path / name).unlink(missing_ok=True)
     return model, cost
 
 
@@ -220,10 +221,11 @@ def drawn_once(config: Config, run: Run, mechanism: Mechanism) -> Drawn:
 
 
 class Clock:
-    """Wall times of stages."""
+    """Wall times of stages, kept in a file: a resumed run counts those that it finished before."""
 
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.laps: dict[str, float] = read_json(path) if path.exists() else {}
         self.begun = time.perf_counter()
 
     def lap(self, name: str) -> float:
@@ -231,6 +233,7 @@ class Clock:
         now = time.perf_counter()
         self.laps[name] = now - self.begun
         self.begun = now
+        write_json(self.path, self.laps)
         return self.laps[name]
 
 

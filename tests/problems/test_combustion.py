@@ -52,6 +52,22 @@ def test_an_interrupted_measurement_goes_on_without_training_again(tmp_path, mon
     assert json.loads((path / "metrics.json").read_text())["seconds"]["training"] > 0
 
 
+def test_a_resumed_run_counts_what_it_did_before(tmp_path, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(combustion, "train", stop)
+        assert command(["run", "combustion", "smoke", *TINY]) == 130
+    path = folder(tmp_path / "runs")
+    before = json.loads((path / "seconds.json").read_text())
+    assert command(["resume", str(path)]) == 0
+    seconds = json.loads((path / "metrics.json").read_text())["seconds"]
+    assert seconds["sampling"] == before["sampling"] > 0 and seconds["labels"] == before["labels"] > 0
+    assert seconds["training"] > 0 and not (path / "seconds.json").exists()
+
+
 def test_demo_shows_a_trained_surrogate_beside_cantera(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert command(["run", "combustion", "demo", *TINY, "--set", "mechanism=h2o2.yaml"]) == 0
