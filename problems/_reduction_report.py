@@ -19,6 +19,8 @@ from sciml.files import jsonable, write_json
 if TYPE_CHECKING:
     from .mechanism_reduction import Config
 
+_BARS = 150  # in a figure; a longer one could not be read, nor written at all
+
 
 def names(mechanism: Mechanism, mask: np.ndarray) -> list[str]:
     """Species of a mask."""
@@ -44,6 +46,7 @@ def provenance(config: Config, run: Any, evaluate: Evaluation, found: Reduction,
             "temperatures (K)": np.unique(points[:, 0]).tolist(),
             "pressures (Pa)": np.unique(points[:, 1]).tolist(),
             "equivalence ratios": np.unique(points[:, 2]).tolist(),
+            **({} if evaluate.conditions.is_grid else {"rows (K, Pa, 1)": points.tolist()}),
         },
         "metrics": {m.name: told(m) for m in evaluate.metrics},
         "species": found.size,
@@ -63,18 +66,18 @@ def report(
 ) -> dict[str, Any]:
     """Verify the written file on design and held-out conditions, draw, and collect the metrics."""
     mechanism, reduced = evaluate.mechanism, Mechanism(run.path / "reduced.yaml")
-    held_out = evaluate.conditions.between().within(evaluate.mechanism)
-    tables = {
-        "design": error_table(mechanism, reduced, evaluate.conditions, evaluate.started),
-        "held out": error_table(mechanism, reduced, held_out, [m for m in evaluate.metrics if applies(m, held_out)]),
-    }
+    tables = {"design": error_table(mechanism, reduced, evaluate.conditions, evaluate.started)}
+    if len(set(evaluate.conditions.points)) > 1:  # nothing lies between the rows of a table of one
+        held_out = evaluate.conditions.between().within(mechanism)
+        chosen = [m for m in evaluate.metrics if applies(m, held_out)]
+        tables["held out"] = error_table(mechanism, reduced, held_out, chosen)
     if not (config.burnt and config.burnt_hot):  # not asked for, but nobody should have to guess it
         tables["burnt gas from all temperatures"] = error_table(mechanism, reduced, evaluate.conditions, [Burnt()])
     draw(run, evaluate, found, single_harm(found.archive, np.zeros(mechanism.n_species, bool)))
     errors = [{"points": where, **row} for where, table in tables.items() for row in table]
     front = pareto(evaluate, found)
     write_json(run.path / "front.json", front)
-    beyond = max(row["max"] / row["tolerance"] for row in tables["held out"])
+    beyond = max((row["max"] / row["tolerance"] for row in tables.get("held out", ())), default=None)
     return {
         "largest held-out error / tolerance": beyond,
         "species": reduced.n_species,
@@ -102,28 +105,35 @@ def pareto(evaluate: Evaluation, found: Reduction) -> list[dict[str, Any]]:
 
 def draw(run: Any, evaluate: Evaluation, found: Reduction, harm: np.ndarray) -> None:
     """Figures: the front, the error of each condition, and which species mattered."""
-    archive = found.archive
-    finite = np.isfinite(archive.worst)
+    archive, worst = found.archive, np.maximum(found.archive.worst, 1e-4)  # the parent's own is rounding
+    finite = np.isfinite(worst)
     with run.figure("front") as figure:
         axes = figure.subplots()
-        axes.semilogy(archive.objectives[finite], archive.worst[finite], ".", color="0.7", label="simulated")
+        axes.semilogy(archive.objectives[finite], worst[finite], ".", color="0.7", label="simulated")
         front = archive.front()
-        axes.semilogy(archive.objectives[front], np.maximum(archive.worst[front], 1e-6), "o-", label="front")
+        axes.semilogy(archive.objectives[front], worst[front], "o-", label="front")
         axes.axhline(1.0, color="k", lw=0.8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel="species", ylabel="largest error / tolerance")
         axes.legend()
     errors = np.abs(archive.errors[archive.best])
-    with run.figure("errors", height=max(3.0, 0.16 * len(errors))) as figure:
+    shown = np.sort(np.argsort(errors, kind="stable")[-_BARS:])  # the largest, in the order of the table
+    with run.figure("errors", height=max(3.0, 0.16 * len(shown))) as figure:
         axes = figure.subplots()
-        axes.barh(range(len(errors)), errors)
-        axes.set_yticks(range(len(errors)), evaluate.labels, fontsize=5)
+        axes.barh(range(len(shown)), errors[shown])
+        axes.set_yticks(range(len(shown)), [evaluate.labels[k] for k in shown], fontsize=5)
         axes.axvline(1.0, color="k", lw=0.8)
+        axes.margins(y=0.01)
+        axes.invert_yaxis()  # as in the table
         axes.set_xlabel("error / tolerance")
-    order = np.argsort(np.where(np.isfinite(harm), harm, np.inf))
+    # those that went together with others were never deleted alone, so nothing is known of each
+    order = [k for k in np.argsort(harm, kind="stable") if np.isfinite(harm[k]) or found.mask[k]][-_BARS:]
     with run.figure("species", height=max(3.0, 0.14 * len(order))) as figure:
         axes = figure.subplots()
-        values = np.clip(np.where(np.isfinite(harm), harm, 1e3), 1e-6, 1e3)[order]
+        values = np.clip(harm, 1e-6, 1e3)[order]
         colours = ["tab:blue" if found.mask[k] else "0.7" for k in order]
         axes.barh(range(len(order)), values, color=colours)
         axes.set_yticks(range(len(order)), [evaluate.mechanism.species[k] for k in order], fontsize=5)
-        axes.set(xscale="log", xlabel="error when deleted alone / tolerance (kept species in blue)")
+        axes.margins(y=0.01)
+        said = "error when deleted alone / tolerance (blue: kept; full bars: never deleted, or nothing burns without)"
+        axes.set(xscale="log", xlabel=said)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -44,7 +45,8 @@ class Config:
         phase: of the file; empty takes the first.
         fuel: by moles.
         oxidiser: by moles.
-        conditions: a YAML file with lists temperatures (K), pressures (atm), phis, or points; empty takes the next 3.
+        conditions: a YAML file with lists temperatures (K), pressures (atm), phis, or points, and fuel and oxidiser if
+            they are not those above; empty takes the next 3.
         temperatures: K.
         pressures: atm.
         phis: equivalence ratios.
@@ -125,6 +127,7 @@ HEPTANE = replace(  # its mechanism does not come with Cantera: CANTERA_DATA nam
     tolerance=0.25,
 )
 VARIANTS = {
+    "own": Config(compare=(), graphs=("DRGEP",)),  # what a user's mechanism gets when no variant is named
     "smoke": Config(
         mechanism="h2o2.yaml",
         fuel="H2",
@@ -204,15 +207,21 @@ def run(config: Config, run: Any) -> dict[str, Any]:
             raise ValueError(
                 f"{name} has {', '.join(sorted(unknown))}, but its members must be among {', '.join(known)}"
             )
+    if config.reactions < 0:
+        raise ValueError(f"reactions is {config.reactions}, but must be a number of simulated masks, 0 for none")
     options = Options(config.budget, config.proposals, workers=executor(config), timeout=config.timeout or None)
     mechanism = Mechanism(config.mechanism, config.phase or None)
     conditions, chosen = table_of(config), metrics(config)
+    writable(mechanism, config.chemkin)
     if not all(applies(metric, conditions) for metric in chosen if not isinstance(metric, Corners)):
         raise ValueError(f"steady_phis is {config.steady_phis}, but no equivalence ratio of the conditions lies there")
     evaluate = Evaluation(mechanism, conditions, chosen)
     fixed = evaluate.parts.mask(protected(mechanism, conditions, config.protect))
-    home = run.path.parent if (run.path.parent / "config.json").exists() else run.path  # seeds share their masks
-    where = Path(config.cache) if config.cache else home / "masks.h5"
+    states = samples(mechanism, conditions)
+    targets = names(mechanism, fixed)
+    start = [ranking(mechanism, states, targets, "DRGEP")]
+    among = run.path.name.removesuffix(".partial") == f"seed{run.seed}"  # seeds share their masks
+    where = Path(config.cache) if config.cache else (run.path.parent if among else run.path) / "masks.h5"
     store = Store(where, mechanism.n_species, evaluate.size, evaluate.fingerprint)
     run.precious = True  # an error must not cost finished simulations
 
@@ -224,9 +233,6 @@ def run(config: Config, run: Any) -> dict[str, Any]:
         write(run.path / "best.yaml", mechanism, names(mechanism, best), header={"simulated masks": len(archive)})
 
     rows: list[dict[str, Any]] = []
-    states = samples(mechanism, conditions)
-    targets = names(mechanism, fixed)
-    start = [ranking(mechanism, states, targets, "DRGEP")]
     found = timed(
         rows, config.proposals, store, lambda: reduce(evaluate, fixed, options, (), run.seed, store, Best(keep), start)
     )
@@ -240,6 +246,15 @@ def run(config: Config, run: Any) -> dict[str, Any]:
     header = provenance(config, run, evaluate, found, kept)
     write(run.path / "reduced.yaml", mechanism, species, reactions, header, config.chemkin)
     return report(config, run, evaluate, found, rows, species)
+
+
+def writable(mechanism: Mechanism, chemkin: bool) -> None:
+    """Refuse a mechanism whose parts could not be written at the end, before hours are spent on them."""
+    with TemporaryDirectory() as folder:
+        try:
+            write(Path(folder) / Path(mechanism.source).name, mechanism, mechanism.species, chemkin=chemkin)
+        except ValueError as error:
+            raise ValueError(f"{error}; chemkin=false does without" if chemkin else str(error)) from error
 
 
 def proposed(
@@ -328,7 +343,7 @@ def second_stage(
         between = evaluate.conditions.between().within(evaluate.mechanism)
         plain = [metric for metric in evaluate.metrics if applies(metric, between)]
         held_out = Evaluation(evaluate.mechanism, between, plain, species=found.mask)
-    except ValueError:  # the parent itself fails at a held-out condition
+    except ValueError:  # there are none, or the parent itself fails at one
         return int(archive.objectives[archive.best]), inner.masks(archive.designs[archive.best])[1]
     feasible = np.flatnonzero(archive.feasible)
     for i in sorted(feasible, key=lambda i: (archive.objectives[i], archive.worst[i])):

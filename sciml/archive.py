@@ -143,11 +143,12 @@ class Store:
 
     def __setitem__(self, design: np.ndarray, outcome: Outcome) -> None:
         design, (objective, errors) = np.asarray(design, dtype=float), outcome
-        row = len(self._outcomes)
         if design in self:
             return
         self._reserve()
         with self._opened() as file:
+            # what another search appended meanwhile stays; an array that a killed process left longer is cut
+            row = min(len(file[name]) for name in ("designs", "objectives", "errors"))
             for name, value in (("designs", design), ("objectives", objective), ("errors", errors)):
                 file[name].resize(row + 1, axis=0)
                 file[name][row] = value

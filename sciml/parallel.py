@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self, TypeVar
 
-__all__ = ["Failure", "Pool", "cores", "kept", "run"]
+__all__ = ["Failure", "Pool", "check", "cores", "kept", "run"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -58,25 +58,33 @@ def run(
         ValueError: for a negative number of workers, or a timeout that cannot be kept.
         RuntimeError: if the processes cannot start the task at all, or an executor has gone.
     """
+    check(workers, timeout)
     # left to choose, no process is started for a single job that none has to stop
     workers = 0 if workers == -1 and len(items) < 2 and timeout is None else _settled(workers)
-    if timeout is not None and (not timeout > 0 or not isinstance(workers, int | Pool) or workers == 0):
-        raise ValueError(f"timeout is {timeout!r}, but must be a positive time, and needs workers that can be killed")
     if isinstance(workers, int):
         results = _once(task, items, workers, timeout) if workers else _here(task, items)
     elif isinstance(workers, Pool):
         results = workers.run(task, items, timeout)
-    elif hasattr(workers, "submit"):
-        results = _submitted(task, items, workers)
     else:
-        raise ValueError(f"workers is {workers!r}, but must be -1, 0, a number of processes or an executor")
+        results = _submitted(task, items, workers)
     return _counted(results, len(items), progress)
+
+
+def check(workers: int | Any, timeout: float | None = None) -> None:
+    """Refuse what `run` would refuse, before there is anything to run.
+
+    Raises:
+        ValueError: see `run`.
+    """
+    number = isinstance(workers, int) and not isinstance(workers, bool) and workers >= -1
+    if not (number or isinstance(workers, Pool) or hasattr(workers, "submit")):
+        raise ValueError(f"workers is {workers!r}, but must be -1, 0, a number of processes or an executor")
+    if timeout is not None and (not timeout > 0 or not isinstance(workers, int | Pool) or workers == 0):
+        raise ValueError(f"timeout is {timeout!r}, but must be a positive time, and needs workers that can be killed")
 
 
 def _settled(workers: int | Any) -> int | Any:
     """A number of processes where all cores are asked for."""
-    if isinstance(workers, bool) or (isinstance(workers, int) and workers < -1):
-        raise ValueError(f"workers is {workers!r}, but must be -1, 0, a number of processes or an executor")
     return cores() if isinstance(workers, int) and workers == -1 else workers
 
 
@@ -281,6 +289,7 @@ def kept(workers: int | Any) -> Iterator[int | Any]:
     ...     workers
     0
     """
+    check(workers)
     workers = _settled(workers)
     if isinstance(workers, int) and workers > 0:
         with Pool(workers) as pool:

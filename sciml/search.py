@@ -161,7 +161,7 @@ class RandomMoves:
     around: int = 12
 
     def __call__(self, archive: Archive, space: Space, count: int, generator: np.random.Generator) -> np.ndarray:
-        """Draw until enough are new and no worse in objective than the best, as far as they can be told to be."""
+        """Draw more than are asked for, since some were simulated already."""
         return unseen(space.moves(parents(archive, self.around), 8 * count, generator), archive)[:count]
 
 

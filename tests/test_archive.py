@@ -181,3 +181,11 @@ def test_a_disk_without_room_for_a_new_cache_is_one_sentence(tmp_path, monkeypat
     with pytest.raises(OSError, match="cannot be written: .*No space left on device"):
         Store(tmp_path / "masks.h5", 3, 2, "f")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_searches_with_one_cache_lose_nothing_of_each_other(tmp_path):
+    one, other = (Store(tmp_path / "m.h5", 3, 1, "f") for _ in range(2))
+    for k, store in enumerate((one, one, other, one)):
+        store[np.array([k // 2, k % 2, 1])] = (float(k), np.array([0.1 * k]))
+    again = Store(tmp_path / "m.h5", 3, 1, "f")
+    assert [again[np.array([k // 2, k % 2, 1])][0] for k in range(4)] == [0, 1, 2, 3]

@@ -80,6 +80,8 @@ def samples(mechanism: Mechanism, conditions: Conditions, count: int = 20) -> np
     rows = []
     for state in conditions.states(mechanism):
         ignition = mechanism.ignition(state)
+        if not len(ignition.states):
+            continue  # the integration failed; the others tell enough
         T = ignition.states[:, 0]
         levels = np.linspace(T[0], T.max(), count + 1)[1:]
         rows.append(ignition.states[np.minimum(np.searchsorted(np.maximum.accumulate(T), levels), len(T) - 1)])

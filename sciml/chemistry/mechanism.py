@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import io
 import json
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -100,6 +102,17 @@ class Mechanism:
         self.source, self._file, self._text = "", "", text
         self._open(phase, transport)
         return self
+
+    @classmethod
+    def from_chemkin(cls, mechanism: Path, thermo: Path, transport: Path | None = None) -> Mechanism:
+        """A mechanism from CHEMKIN files, by Cantera's own converter."""
+        from cantera import ck2yaml
+
+        with tempfile.TemporaryDirectory() as folder:
+            converted = Path(folder) / "converted.yaml"
+            with redirect_stdout(io.StringIO()):  # it prints what it also raises
+                ck2yaml.convert(mechanism, thermo, transport, out_name=converted, quiet=True)
+            return cls.from_yaml(converted.read_text(encoding="utf-8"))
 
     def _open(self, phase: str | None, transport: str | None) -> None:
         self._phase, self._transport = phase, transport

@@ -101,10 +101,12 @@ class IgnitionDelay(_Relative):
         limits = np.full(len(states), _LONGEST) if reference is None else self.patience * reference[: len(states)]
         delays = np.full((len(states), 2), np.nan)
         for row, (state, limit) in enumerate(zip(states, limits, strict=True)):
+            if not np.isfinite(limit):
+                continue  # nor does the reference ignite there
             delays[row] = self._delay(engine, mechanism, state, limit)
-            if reference is not None and not np.isfinite(delays[row, 1]):
+            if reference is not None and not np.isfinite(delays[row, 0]):
                 break  # one charge that does not ignite is enough; to wait for the others in vain is dear
-        return delays.T.reshape(-1) if self.two_stage else delays[:, 1]
+        return delays.T.reshape(-1) if self.two_stage else delays[:, 0]
 
     def labels(self, conditions: Conditions) -> list[str]:
         """Delays, then first stages."""
@@ -112,7 +114,7 @@ class IgnitionDelay(_Relative):
         return main + [f"first stage, {label}" for label in conditions.labels()] if self.two_stage else main
 
     def _delay(self, engine: Integrator, mechanism: Mechanism, state: np.ndarray, limit: float) -> tuple[float, float]:
-        """(first stage or inf, ignition or inf)."""
+        """(ignition or inf, first stage or inf)."""
         for _ in range(2):  # a network that is used again can fail on a state that a new one integrates
             try:
                 times, temperatures, rise = self._record(engine, mechanism, state, limit)
@@ -125,9 +127,9 @@ class IgnitionDelay(_Relative):
             return np.inf, np.inf
         rates = np.gradient(temperatures, times)
         if not self.two_stage:
-            return np.inf, peak(times, rates)
+            return peak(times, rates), np.inf
         first, main = stages(times, temperatures, rates)
-        return (first if np.isfinite(first) else main), main
+        return main, (first if np.isfinite(first) else main)
 
     def _record(
         self, engine: Integrator, mechanism: Mechanism, state: np.ndarray, limit: float
@@ -173,7 +175,9 @@ class Corners:
     points: tuple[tuple[float, float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        """Check what is allowed."""
+        """Check what is allowed: one delay for each corner."""
+        if self.metric.two_stage:
+            raise ValueError("metric has two_stage, but corners compare the delay alone")
         if not (np.isfinite(self.beyond) and self.beyond > 0):
             raise ValueError(f"beyond is {self.beyond}, but must be a positive number of tolerances")
 
@@ -201,7 +205,8 @@ class Corners:
 
     def labels(self, conditions: Conditions) -> list[str]:
         """One for each corner."""
-        return self.metric.labels(replace(conditions, points=self.points)) if self.points else []
+        where = replace(conditions, points=self.points).labels() if self.points else []
+        return [f"{self.name}, {label}" for label in where]
 
 
 @dataclass(frozen=True)
@@ -224,6 +229,12 @@ class Burnt:
     fraction: float = 0.005
     products: tuple[str, ...] = ("CO2", "H2O", "CO")
     hot: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the tolerances."""
+        for what, value in (("temperatures (K)", self.kelvin), ("mole fractions", self.fraction)):
+            if not (np.isfinite(value) and value > 0):
+                raise ValueError(f"the tolerance of burnt {what} is {value}, but must be a positive number")
 
     def _charges(self, conditions: Conditions) -> Conditions:
         cold = tuple(dict.fromkeys((300.0, p, phi) for _, p, phi in conditions.points))
@@ -316,7 +327,9 @@ class Extinction(_Steady):
     def measure(self, mechanism: Mechanism, conditions: Conditions, reference: np.ndarray | None) -> np.ndarray:
         """Residence times (s)."""
         states = conditions.at(self.inlet, self.phis).states(mechanism)
-        longest = np.full(len(states), 0.1) if reference is None else self.patience * reference
+        longest = np.full(len(states), 0.1)
+        if reference is not None:
+            longest = np.where(np.isfinite(reference), self.patience * reference, longest)
         times = []
         for state, first in zip(states, longest, strict=True):
             found = mechanism.extinction(state, longest=first, tolerance=self.resolution, rtol=1e-6, atol=1e-13)
@@ -353,7 +366,7 @@ class FlameSpeed(_Steady):
         speeds = np.full(len(conditions.at(self.inlet, self.phis).points), np.nan)
         for row, flame in enumerate(self._flames(mechanism, conditions)):
             speeds[row] = flame.speed if np.isfinite(flame.speed) else np.inf
-            if reference is not None and not np.isfinite(flame.speed):
+            if reference is not None and np.isfinite(reference[row]) and not np.isfinite(flame.speed):
                 break  # one that fails is enough
         return speeds
 
@@ -412,8 +425,9 @@ class Profiles:
         n = len(reference) // (per + 1)
         shape = (n, len(self.delays), len(self.species))
         found, expected = values[n:].reshape(shape), reference[n:].reshape(shape)
-        with np.errstate(invalid="ignore"):
-            scaled = (found - expected) / (self.tolerance * expected.max((0, 1)))
+        largest = expected.max((0, 1))
+        with np.errstate(invalid="ignore"):  # what the reference does not have at all is compared as it is
+            scaled = (found - expected) / (self.tolerance * np.where(largest > 0, largest, 1.0))
         scaled = np.where(np.isfinite(found), scaled, np.inf)
         return np.concatenate([np.zeros(n), scaled.reshape(-1)])
 

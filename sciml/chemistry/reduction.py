@@ -61,6 +61,7 @@ class Options:
             raise ValueError(f"proposals is {self.proposals!r}, but must be integer, network, random, inverse or both")
         if not 0 <= self.polish < 1:
             raise ValueError(f"polish is {self.polish}, but must be a share of the budget, at least 0 and below 1")
+        parallel.check(self.workers, self.timeout)
 
     @property
     def proposers(self) -> list[Proposer]:

@@ -18,12 +18,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sciml.chemistry.mechanism import Mechanism, quiet
+from sciml.chemistry.mechanism import Mechanism, quiet, sentence
 from sciml.files import atomic
 
 __all__ = ["Parts", "submechanism", "text", "write"]
@@ -123,7 +124,7 @@ def text(
         raise ValueError("species is empty, but a mechanism needs at least one species")
     kept = parts.kept(mask, reactions)
     names = {name for name, keep in zip(mechanism.species, mask, strict=True) if keep}
-    parent = _yaml().load(mechanism.gas.write_yaml(units=_UNITS))
+    parent = _document(mechanism)
     entries = [e for e in parent["species"] if e["name"] in names]
     elements = {element for e in entries for element in e.get("composition", {})}
     phase = {k: v for k, v in parent["phases"][0].items() if k not in {"state", "reactions"}}
@@ -147,6 +148,12 @@ def text(
     stream = io.StringIO()
     _yaml().dump(document, stream)
     return stream.getvalue()
+
+
+@lru_cache(maxsize=1)
+def _document(mechanism: Mechanism) -> Mapping[str, Any]:
+    """The parent as Cantera writes it, read once: a search writes every better part that it finds."""
+    return _yaml().load(mechanism.gas.write_yaml(units=_UNITS))
 
 
 def submechanism(
@@ -175,13 +182,15 @@ def write(
         species: see `text`.
         reactions: see `text`.
         header: see `text`.
-        chemkin: also write ``.inp``, ``_thermo.dat`` and ``_transport.dat`` beside it, by Cantera's own writer.
+        chemkin: also write ``.inp``, ``_thermo.dat`` and ``_transport.dat`` beside it, by Cantera's own writer, and
+            read them back.
 
     Returns:
         `path`.
 
     Raises:
         ArithmeticError: if rates of progress of kept reactions differ by more than 1e-12 of their parent's.
+        ValueError: if CHEMKIN has no form for what is kept, or rates differ by more than 1e-3 in it.
         OSError: if the folder cannot be written.
     """
     path = Path(path)
@@ -193,14 +202,26 @@ def write(
     with atomic(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
     if chemkin:
-        reduced.gas.write_chemkin(
-            path.with_suffix(".inp"),
-            path.with_name(path.stem + "_thermo.dat"),
-            path.with_name(path.stem + "_transport.dat") if reduced.gas.transport_model != "none" else None,
-            overwrite=True,
-            quiet=True,
-        )
+        _write_chemkin(path, reduced)
     return path
+
+
+def _write_chemkin(path: Path, reduced: Mechanism) -> None:
+    transport = path.with_name(path.stem + "_transport.dat") if reduced.gas.transport_model != "none" else None
+    files = path.with_suffix(".inp"), path.with_name(path.stem + "_thermo.dat"), transport
+    try:
+        reduced.gas.write_chemkin(*files, overwrite=True, quiet=True)
+        difference = rate_difference(Mechanism.from_chemkin(*files), reduced)
+        # the format has few digits, and some reactions with colliders are written a thousand times off
+        said = f"read back, rates differ by {difference:.1e} of their value" if difference > 1e-3 else ""
+    except OSError:
+        raise
+    except Exception as error:  # writer and reader raise whatever they meet
+        said = sentence(error)
+    if said:
+        for file in filter(None, files):
+            file.unlink(missing_ok=True)
+        raise ValueError(f"CHEMKIN has no form for {path.name}: {said}")
 
 
 def rate_difference(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sciml.chemistry.conditions import Conditions
-from sciml.chemistry.evaluation import Assembled, Evaluation
+from sciml.chemistry.evaluation import Assembled, Evaluation, error_table
 from sciml.chemistry.mechanism import Mechanism
 from sciml.chemistry.metrics import Burnt, Corners, Extinction, FlameSpeed, IgnitionDelay, Profiles, StirredReactor
 from sciml.chemistry.submechanism import Parts
@@ -149,6 +149,7 @@ def test_corners_lie_beyond_the_table_where_the_parent_ignites_and_their_errors_
     truth = [m.ignition(state).delay for m in (hydrogen, part) for state in states(m)]
     found = metric.errors(metric.measure(part, table, reference), reference)
     assert found == pytest.approx((np.array(truth[4:]) / truth[:4] - 1) / 0.2, abs=2e-3)
+    assert all(label.startswith("ignition delay beyond the table, ") for label in metric.labels(table))
     cold = Corners(IgnitionDelay(), widen=2.4).started(hydrogen, table)  # at 640 K nothing ignites, 4600 K is too hot
     assert cold.points == ()
     alone = Conditions.grid("H2", [1200.0], [1.0], [1.0])
@@ -162,3 +163,40 @@ def test_once_a_charge_does_not_ignite_the_others_are_not_measured(hydrogen):
     table = Conditions.grid("H2", [1100.0, 1300.0], [1.0], [1.0])
     errors = Evaluation(hydrogen, table, [IgnitionDelay()])(np.array([float(s != "H") for s in hydrogen.species]))[1]
     assert np.isposinf(errors[0]) and np.isnan(errors[1])
+
+
+def test_a_parent_that_does_not_ignite_everywhere_is_compared_where_it_does(hydrogen, part):
+    table = Conditions.grid("H2", [500.0, 1200.0], [1.0], [1.0])
+    (row,) = error_table(hydrogen, part, table, [IgnitionDelay()])
+    hot = Conditions.grid("H2", [1200.0], [1.0], [1.0])
+    full, less = (m.ignition(hot.states(m)[0]).delay for m in (hydrogen, part))
+    assert row["conditions"] == 1 and row["signed mean"] == pytest.approx(less / full - 1, abs=1e-3)
+    lean = Conditions.grid("H2", [1200.0], [1.0], [0.05])  # no reactor burns that, in whatever time
+    assert np.isposinf(Extinction().measure(part, lean, np.array([np.inf])))
+
+
+def test_the_first_of_two_stages_stands_behind_the_delays_and_the_whole_mechanism_has_no_error():
+    dodecane = Mechanism("nDodecane_Reitz.yaml", "nDodecane_IG")
+    table = Conditions.grid("c12h26", [800.0], [20.0], [1.0], "o2:1, n2:3.76")
+    metric = IgnitionDelay(0.1, two_stage=True)
+    delay, first = values = metric.measure(dodecane, table, None)
+    assert [label.split(",")[0] for label in metric.labels(table)] == ["ignition delay", "first stage"]
+    times = np.linspace(0, 1.5 * delay, 3000)
+    T = dodecane.trajectory(table.states(dodecane)[0], times)[:, 0]
+    rate = np.gradient(T, times)
+    cold = T < 1000  # the cool flame ends below
+    assert times[np.argmax(rate)] == pytest.approx(delay, rel=5e-3)
+    assert times[cold][np.argmax(rate[cold & (times < 0.6 * delay)])] == pytest.approx(first, rel=2e-2)
+    assert np.abs(metric.errors(metric.measure(dodecane, table, values), values)).max() < 1e-3
+
+
+def test_a_profile_of_what_the_parent_lacks_is_compared_as_it_is():
+    metric = Profiles(("H2O", "AR"), tolerance=0.1, delays=(1.0,))
+    errors = metric.errors(np.array([1e-3, 0.21, 0.0]), np.array([1e-3, 0.2, 0.0]))
+    assert errors == pytest.approx([0.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize(("option", "said"), [({"kelvin": -5.0}, "temperatures"), ({"fraction": 0.0}, "fractions")])
+def test_burnt_gas_needs_tolerances_that_can_be_met(option, said):
+    with pytest.raises(ValueError, match=rf"burnt .*{said}.* must be a positive number"):
+        Burnt(**option)

@@ -13,7 +13,7 @@ from sciml.chemistry.conditions import Conditions
 from sciml.chemistry.evaluation import Evaluation, error_table, protected
 from sciml.chemistry.graphs import ranking, samples
 from sciml.chemistry.mechanism import Mechanism
-from sciml.chemistry.metrics import Burnt, IgnitionDelay, Profiles, StirredReactor
+from sciml.chemistry.metrics import Burnt, Extinction, IgnitionDelay, Profiles, StirredReactor
 from sciml.chemistry.reduction import Options, count, greedy, reduce, sensitivity, single_harm, sweep
 from sciml.chemistry.submechanism import submechanism
 from sciml.proposers import Model
@@ -138,6 +138,7 @@ def test_stirred_reactors_and_profiles_compare_the_full_mechanism_with_itself(hy
     ("metrics", "table", "said"),
     [
         ([IgnitionDelay(1e-7)], TABLE, "solver's own noise"),
+        ([Extinction(1e-4)], TABLE, "measured twice"),
         ([IgnitionDelay()], Conditions.grid("H2", [500.0], [1.0], [1.0]), "full mechanism itself has no"),
         ([IgnitionDelay()], Conditions.grid("C3H8", [1200.0], [1.0], [1.0]), "C3H8"),
     ],
@@ -178,6 +179,23 @@ def test_conditions_from_files(tmp_path):
         (tmp_path / "bad.yaml").write_text(content)
         with pytest.raises(ValueError, match="conditions"):
             Conditions.from_yaml(tmp_path / "bad.yaml", "H2")
+    lists = "temperatures: [1200]\npressures: [1]\nphis: [1]\n"
+    for content, said in (
+        (lists + "oxidizer: 'O2:1, AR:3.76'\n", "it has temperatures, pressures, phis, oxidizer"),
+        (lists + "points: [[1000, 1, 1]]\n", "phis, points"),
+        (lists + "fuel: {H2: 1}\n", "fuel is {'H2': 1}, but must be a text"),
+        (lists.replace("[1200]", "1200"), "temperatures is 1200, but must be a list"),
+        (lists.replace("[1200]", "'1200'"), "temperatures is '1200', but must be a list"),
+        (lists.replace("[1200]", "[hot]"), "hot"),
+        (lists.replace("[1200]", "[.nan]"), "positive"),
+        (lists.replace("phis: [1]", "phis: []"), "no points"),
+        (lists.replace("pressures: [1]", "pressures: [101325]"), "pressures are given in atm"),
+        ("points: [[1000, 1]]\n", r"points has \[1000, 1\]"),
+        ("", "it has none of them"),
+    ):
+        (tmp_path / "bad.yaml").write_text(content)
+        with pytest.raises(ValueError, match=rf"bad\.yaml: .*{said}"):
+            Conditions.from_yaml(tmp_path / "bad.yaml", "H2")
     with pytest.raises(FileNotFoundError, match=r"none\.yaml does not exist"):
         Conditions.from_yaml(tmp_path / "none.yaml", "H2")
 
@@ -188,6 +206,20 @@ def test_held_out_conditions_lie_between_and_beyond():
     assert np.unique(T) == pytest.approx([1 / 1.01e-3, 1111.111, 1 / 0.79e-3], rel=1e-3)
     assert np.unique(p / 101325.0)[1] == pytest.approx(2.0) and np.unique(phi)[1] == pytest.approx(0.5**0.5)
     assert not set(table.points) & set(table.between().points)
+
+
+def test_rows_that_are_no_grid_have_few_held_out_conditions_beside_them():
+    """Those of a grid through 30 rows would be 32 cubed."""
+    along = np.linspace(0, 1, 30)
+    rows = tuple(zip(1 / (1e-3 - 3e-4 * along), 1e5 * 20**along, 0.5 * 4**along, strict=True))
+    T, p, phi = np.array(Conditions("H2", rows).between().points).T
+    there = (1e-3 - 1 / T) / 3e-4  # where on the line that the rows lie on
+    for other in (np.log(p / 1e5) / np.log(20), np.log(phi / 0.5) / np.log(4)):
+        assert other == pytest.approx(there)
+    centres, moved = (along[:-1] + along[1:]) / 2, along + 0.1 * (along - 0.5)
+    assert np.sort(there) == pytest.approx(np.sort([*centres, *moved])) and there.max() == pytest.approx(1.05)
+    with pytest.raises(ValueError, match="one row only"):
+        Conditions("H2", (rows[0], rows[0])).between()
 
 
 # ------------------------------------------------------------------ search
@@ -267,7 +299,13 @@ def test_harm_is_that_of_single_deletions(evaluate, fixed, hydrogen):
 
 
 def test_bad_options_are_refused(hydrogen):
-    for options, said in (({"budget": 0}, "budget"), ({"proposals": "luck"}, "proposals"), ({"polish": 1.0}, "polish")):
+    for options, said in (
+        ({"budget": 0}, "budget"),
+        ({"proposals": "luck"}, "proposals"),
+        ({"polish": 1.0}, "polish"),
+        ({"workers": -3}, "workers is -3"),
+        ({"timeout": 5.0}, "timeout is 5"),
+    ):
         with pytest.raises(ValueError, match=said):
             Options(**options)
     with pytest.raises(ValueError, match="tolerance is -1"):

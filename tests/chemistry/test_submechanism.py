@@ -112,8 +112,20 @@ def test_files_reload_with_transport_header_and_chemkin(tmp_path, gri):
     again.gas.TPX = gri.gas.TPX = 1000, 1e5, "CH4:1, O2:2, NO:1"
     assert again.gas.viscosity == pytest.approx(gri.gas.viscosity, rel=1e-4)  # fits over the species there are
     assert "simulated masks: 12" in path.read_text()
-    for name in ("part.inp", "part_thermo.dat", "part_transport.dat"):
-        assert (tmp_path / name).stat().st_size > 0
+    back = Mechanism.from_chemkin(*(tmp_path / f"part{end}" for end in (".inp", "_thermo.dat", "_transport.dat")))
+    assert back.species == again.species and equations(back) == equations(again)
+    back.gas.TPX = again.gas.TPX = 1500, 2e5, np.random.default_rng(0).random(15)
+    np.testing.assert_allclose(
+        back.gas.forward_rates_of_progress, again.gas.forward_rates_of_progress, rtol=1e-4, atol=1e-12
+    )
+
+
+def test_what_chemkin_cannot_say_is_refused_and_the_yaml_is_kept(tmp_path):
+    parent = artificial()  # its heat capacities are constant, which CHEMKIN has no form for
+    with pytest.raises(ValueError, match=r"CHEMKIN has no form for part\.yaml: .*constant-cp"):
+        write(tmp_path / "part.yaml", parent, parent.species, chemkin=True)
+    assert Mechanism(tmp_path / "part.yaml").species == parent.species
+    assert [path.name for path in tmp_path.iterdir()] == ["part.yaml"]
 
 
 def test_unknown_and_no_species_are_refused(gri):
