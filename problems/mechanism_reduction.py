@@ -234,7 +234,7 @@ def run(config: Config, run: Any) -> dict[str, Any]:
 
     rows: list[dict[str, Any]] = []
     found = timed(
-        rows, config.proposals, store, lambda: reduce(evaluate, fixed, options, (), run.seed, store, Best(keep), start)
+        rows, config.proposals, store, lambda: reduce(evaluate, fixed, options, run.seed, store, Best(keep), start)
     )
     for method in config.compare:
         other = partial(proposed, evaluate, fixed, options, method, run.seed, store, start)
@@ -269,7 +269,7 @@ def proposed(
     """Greedy deletion, or the search with another proposer, at the budget of `options`."""
     if method == "greedy":
         return greedy(evaluate, fixed, options.budget, store=store)
-    return reduce(evaluate, fixed, replace(options, proposals=method), (), seed, store, None, start)  # type: ignore[arg-type]
+    return reduce(evaluate, fixed, replace(options, proposals=method), seed, store, None, start)  # type: ignore[arg-type]
 
 
 class Best:
@@ -337,7 +337,7 @@ def second_stage(
     part = Assembled(inner.parts.assemble(found.mask))
     start = [reaction_ranking(part, samples(part, inner.conditions))]
     options = Options(config.reactions, config.proposals)
-    work = partial(reduce, inner, fixed, options, (), run.seed, store, None, start)
+    work = partial(reduce, inner, fixed, options, run.seed, store, None, start)
     archive = timed(rows, "reactions", store, work).archive
     try:
         between = evaluate.conditions.between().within(evaluate.mechanism)
