@@ -29,9 +29,15 @@ _THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBL
 
 @dataclass(frozen=True)
 class Failure:
-    """A job without a result, and why: one sentence."""
+    """A job without a result, and why: one sentence.
+
+    Attributes:
+        message: the sentence.
+        died: whether its process ended, for which the job need not be to blame.
+    """
 
     message: str
+    died: bool = False
 
 
 def cores() -> int:
@@ -199,7 +205,7 @@ class _Worker:
             with suppress(EOFError, ConnectionResetError):
                 return True, self.pipe.recv()
             self.process.join(5)
-            return False, Failure(f"its process died (exit code {self.process.exitcode})")
+            return False, Failure(f"its process died (exit code {self.process.exitcode})", died=True)
         return False, Failure(f"timed out after {timeout:g} s")
 
     def end(self) -> None:
