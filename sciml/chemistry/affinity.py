@@ -24,7 +24,7 @@ from sciml.chemistry.thermo import GAS_CONSTANT, recorded
 if TYPE_CHECKING:
     from sciml.chemistry.mechanism import Mechanism
 
-__all__ = ["FLOOR", "Affinity", "basis_of"]
+__all__ = ["FLOOR", "Affinity", "basis_of", "coefficients"]
 
 _ROUNDING = 1e-15  # kmol/kg times an affinity: what fractions of order one leave when they are subtracted
 FLOOR = 1e-30  # mass fraction below which the logarithm is that of the floor
@@ -77,10 +77,8 @@ class Affinity(nn.Module):
     @classmethod
     def of(cls, mechanism: Mechanism, reactive: list[int], basis: list[int]) -> Affinity:
         """From the thermodynamic data of a mechanism; `basis` are indices among `reactive`."""
-        thermo = mechanism.thermo
-        s, count = mechanism.n_species, len(thermo.breaks) + 1
-        masses = thermo.molar_masses[:, None, None]
-        a = (thermo.coefficients.reshape(s, count, 8) * masses / GAS_CONSTANT).permute(1, 0, 2)
+        thermo, a = mechanism.thermo, coefficients(mechanism)
+        count, s = a.shape[:2]
         edges = [300.0, *thermo.breaks.tolist(), 0.0]
         gibbs = torch.zeros(count, s, 7, dtype=torch.float64)
         for i in range(count):
@@ -150,6 +148,20 @@ class Affinity(nn.Module):
         return torch.where(refused[:, None], shortened(old, new - back @ columns), new)
 
 
+def coefficients(mechanism: Mechanism) -> Tensor:
+    """Polynomials of h/RT, (i, s, 8), as in `thermo`: where there are none, no surrogate can be.
+
+    Raises:
+        ValueError: for other data, or nine coefficients, whose logarithms over T are not among the functions.
+    """
+    thermo = mechanism.thermo
+    shape = (mechanism.n_species, len(thermo.breaks) + 1, 8)
+    a = (thermo.coefficients.reshape(shape) * thermo.molar_masses[:, None, None] / GAS_CONSTANT).permute(1, 0, 2)
+    if bool((a[..., :2] != 0).any()):
+        raise ValueError("the mechanism has NASA9 data, but surrogates take seven-coefficient data")
+    return a
+
+
 def _functions(T: Tensor) -> Tensor:
     """1/T, ln T, T, T^2, T^3, T^4 and 1, the functions that g0/RT of seven-coefficient data is a sum of; (n, 7)."""
     square = T * T
@@ -157,13 +169,7 @@ def _functions(T: Tensor) -> Tensor:
 
 
 def _gibbs_of_heat_capacity(a: Tensor) -> Tensor:
-    """g0/RT = h/RT - s/R for seven-coefficient data, (s, 6), without the constant.
-
-    Raises:
-        ValueError: for nine-coefficient data, whose logarithms over T are not among the functions.
-    """
-    if bool((a[:, :2] != 0).any()):
-        raise ValueError("the mechanism has NASA9 data, but surrogates take seven-coefficient data")
+    """g0/RT = h/RT - s/R for seven-coefficient data, (s, 6), without the constant."""
     return torch.stack([a[:, 7], -a[:, 2], -a[:, 3] / 2, -a[:, 4] / 6, -a[:, 5] / 12, -a[:, 6] / 20], 1)
 
 

@@ -205,8 +205,11 @@ def draw(
         reactor: of the ignitions: what the steps of the surrogate will keep.
 
     Raises:
-        ValueError: if the fuel is not in the mechanism, or nothing burns.
+        ValueError: if the fuel is not in the mechanism, nothing burns, or its data are such that no surrogate takes.
     """
+    from sciml.chemistry.affinity import coefficients
+
+    coefficients(mechanism)  # refuses, before hours of labelling, what cannot be learnt
     sampling = sampling or Sampling()
     generator = np.random.default_rng(seed)
     each = sampling.states // len(sampling.kinds)

@@ -64,6 +64,17 @@ def test_a_range_that_begins_where_the_data_do_is_sampled(mechanism):
     assert len(draw(mechanism, wide, Sampling(("manifold",), 60, 4, 0)).samples)
 
 
+def test_thermodynamic_data_that_no_surrogate_takes_are_refused_before_sampling(mechanism):
+    text = mechanism.to_yaml()
+    start = text.index("- name: AR", text.index("species:\n"))
+    data = text.index("thermo:", start)
+    stop = text.index("transport:", data)
+    other = "thermo: {model: constant-cp, T0: 298.15, h0: 0.0, s0: 154000.0, cp0: 20786.0}\n    "
+    changed = Mechanism.from_yaml(text[:data] + other + text[stop:])
+    with pytest.raises(ValueError, match="species 'AR' has constant-cp data"):
+        draw(changed, Ranges("H2", (1000.0, 1500.0)), Sampling(states=60, ignitions=1, flames=0))
+
+
 def test_perturbed_ions_stay_neutral():
     ions = Mechanism("gri30_ion.yaml")
     path = ions.ignition(ions.state(2000.0, 101325.0, "CH4")).states
