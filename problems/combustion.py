@@ -196,7 +196,7 @@ def trained(config: Config, run: Run, mechanism: Mechanism) -> tuple[Surrogate, 
         print(f"{len(dataset)} windows labelled in {clock.lap('labels'):.1f} s", flush=True)
     audit = labels.audit(dataset, mechanism)
     clock.lap("audit")
-    model, _ = train(dataset, mechanism, config.training, run.seed, run.path / "training.checkpoint.h5")
+    model, _ = train(dataset, mechanism, config.training, run.seed, run.path / "training.checkpoint.h5", config.workers)
     print(f"trained in {clock.lap('training'):.1f} s", flush=True)
     model.save(run.path / "surrogate.h5")
     cost = {
