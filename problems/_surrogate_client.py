@@ -30,14 +30,19 @@ class Chemistry:
         if missing:
             raise ValueError(f"the surrogate does not have the species {', '.join(sorted(missing))}")
         zero = np.zeros(len(T))
+        total = sum(Y.values(), zero)
+        if np.abs(total - 1).max(initial=0) > 0.01:  # more than transport leaves: a species was forgotten
+            raise ValueError(f"mass fractions add up to {total.min():g} to {total.max():g}, but must add up to 1")
         return np.column_stack([T, p, *(Y.get(name, zero) for name in self.manifest["species"])])
 
     def rates(self, states, dt):
         """RR (n, s) in kg/m3/s, and the score (n,) of rows of `states`, for the flow solver's step dt."""
-        if abs(dt - self.manifest["dt_s"]) > 1e-9 * dt:
+        if not abs(dt - self.manifest["dt_s"]) <= 1e-9 * dt:
             raise ValueError(
                 f"the flow solver's step is {dt:g} s, but the surrogate was trained for {self.manifest['dt_s']:g} s"
             )
+        if not len(states):  # a process may have no cells
+            return np.zeros((0, len(self.manifest["species"]))), np.zeros(0)
         _, rates, score = self.session.run(None, {"states": np.ascontiguousarray(states, dtype=np.float64)})
         return rates, score
 

@@ -4,12 +4,14 @@
 
 States are sampled, labelled by CVODE over dt, learnt, and the surrogate is measured beside the integrator: ignition
 delays, one step, perturbed states, long rollouts, speed. Mechanisms are paths, files in a folder of CANTERA_DATA, or
-names that Cantera ships: `sciml run combustion dme --set mechanism=FILE`.
+names that Cantera ships: `sciml run combustion dme --set mechanism=FILE`, or FILE#PHASE for a phase of several.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -57,7 +59,7 @@ class Config:
         rest: steps from equilibrium, which must stay.
         workers: processes that label; -1 is one on every core, 0 is this one alone.
         cells: across the front of a flame.
-        lengths: of its own thickness that a flame burns through; 0 for no flame.
+        lengths: of its own thickness that a flame burns through; 0 for no flame, nor is there one at constant volume.
         surrogate: the file of a trained one; empty takes the package's, or trains.
         compiled: measure the speed of generated code as well, which takes a minute and a C++ compiler.
     """
@@ -152,7 +154,9 @@ def ranges_from(config: Config) -> Ranges:
 def run(config: Config, run: Run) -> dict[str, Any]:
     """Carry out the task."""
     mechanism = Mechanism(config.mechanism)
-    ranges_from(config).charges(mechanism, 1, np.random.default_rng(0))  # refuses a fuel that is not there, early
+    grid_of(mechanism, ranges_from(config), config.grid)  # refuses a fuel that is not there, early
+    if config.task in ("flame", "ablation", "workers") and config.reactor != "constant-pressure":
+        raise ValueError(f"reactor is {config.reactor!r}, but task {config.task!r} is done at constant pressure only")
     tasks = {
         "surrogate": measured,
         "demo": demonstrated,
@@ -170,10 +174,17 @@ def obtained(config: Config, run: Run, mechanism: Mechanism) -> tuple[Surrogate,
     named = config.surrogate or (str(shipped) if config.task != "surrogate" and shipped.exists() else "")
     if named:
         model = Surrogate.load(named)
-        if model.settings.hash == mechanism.hash:
+        wanted = {"hash": mechanism.hash, "dt": config.dt, "reactor": config.reactor}
+        other = [name for name, value in wanted.items() if getattr(model.settings, name) != value]
+        if not other:
             return model, {"surrogate": Path(named).name}
-        if config.surrogate:
+        if "hash" in other and config.surrogate:
             raise ValueError(f"surrogate {named} is that of {model.mechanism!r}, but mechanism is {config.mechanism!r}")
+        if config.surrogate:
+            raise ValueError(
+                f"surrogate {named} has {other[0]} {getattr(model.settings, other[0])!r}, but {other[0]} is"
+                f" {wanted[other[0]]!r}"
+            )
     return trained(config, run, mechanism)
 
 
@@ -187,28 +198,32 @@ def trained(config: Config, run: Run, mechanism: Mechanism) -> tuple[Surrogate, 
     if path.exists():
         dataset = labels.Dataset.load(path)
     else:
-        drawn = drawn_once(config, run, mechanism)
-        print(f"{len(drawn.samples)} states drawn in {clock.lap('sampling'):.1f} s", flush=True)
+        with clock.stage("sampling"):
+            drawn = drawn_once(config, run, mechanism)
+        print(f"{len(drawn.samples)} states drawn in {clock.seconds['sampling']:.1f} s", flush=True)
         options: dict[str, Any] = {"reactor": config.reactor, "workers": config.workers, "seed": run.seed}
-        dataset = labels.label(
-            mechanism, drawn.samples, path, config.dt, config.length, ranges=drawn.recorded, **options
-        )
-        print(f"{len(dataset)} windows labelled in {clock.lap('labels'):.1f} s", flush=True)
-    audit = labels.audit(dataset, mechanism)
-    clock.lap("audit")
-    model, _ = train(dataset, mechanism, config.training, run.seed, run.path / "training.checkpoint.h5", config.workers)
-    print(f"trained in {clock.lap('training'):.1f} s", flush=True)
+        with clock.stage("labels"):
+            dataset = labels.label(
+                mechanism, drawn.samples, path, config.dt, config.length, ranges=drawn.recorded, **options
+            )
+        print(f"{len(dataset)} windows labelled in {clock.seconds['labels']:.1f} s", flush=True)
+    with clock.stage("audit"):
+        audit = labels.audit(dataset, mechanism)
+    checkpoint = run.path / "training.checkpoint.h5"
+    with clock.stage("training"):
+        model, history = train(dataset, mechanism, config.training, run.seed, checkpoint, config.workers)
+    print(f"trained in {clock.seconds['training']:.1f} s: {'; '.join(history.reasons)}", flush=True)
     model.save(run.path / "surrogate.h5")
     cost = {
-        "seconds": clock.laps,
+        "seconds": clock.seconds,
         "pairs": len(dataset) * dataset.steps,
         "left out": dict(dataset.left_out),
         "label audit, worst": audit.worst,
         "label audit, median": audit.median,
     }
     write_json(finished, cost)
-    for name in ("training.checkpoint.h5", "seconds.json"):
-        (run.path / name).unlink(missing_ok=True)
+    for done in (checkpoint, clock.path):
+        done.unlink(missing_ok=True)
     return model, cost
 
 
@@ -216,25 +231,26 @@ def drawn_once(config: Config, run: Run, mechanism: Mechanism) -> Drawn:
     """The states of this run: those of its file, if it was interrupted after they were drawn."""
     path = run.path / "states.h5"
     if not path.exists():
-        draw(mechanism, ranges_from(config), config.sampling, run.seed).save(path)
+        draw(mechanism, ranges_from(config), config.sampling, run.seed, reactor=config.reactor).save(path)
     return Drawn.load(path)
 
 
 class Clock:
-    """Wall times of stages, kept in a file: a resumed run counts those that it finished before."""
+    """Wall times of stages, kept in a file: a resumed run counts what it spent before."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.laps: dict[str, float] = read_json(path) if path.exists() else {}
-        self.begun = time.perf_counter()
+        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
 
-    def lap(self, name: str) -> float:
-        """Seconds since the last lap, kept under a name."""
-        now = time.perf_counter()
-        self.laps[name] = now - self.begun
-        self.begun = now
-        write_json(self.path, self.laps)
-        return self.laps[name]
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of what is done within, be it finished or interrupted."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
+            write_json(self.path, self.seconds)
 
 
 # ------------------------------------------------------------------ tasks
@@ -248,16 +264,19 @@ def measured(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
     rng = np.random.default_rng([run.seed, 1])
     test = held_out_pairs(config, mechanism, rng)
     scales = accuracy.one_step(model, *test)
-    kicked = ranges_from(config).charges(mechanism, config.perturbations, rng)
-    recovery = accuracy.recovery(model, mechanism, kicked, rng)
+    recovery = {}
+    if config.perturbations:
+        kicked = ranges_from(config).charges(mechanism, config.perturbations, rng)
+        recovery = accuracy.recovery(model, mechanism, kicked, rng)
     steps = accuracy.speed(model, mechanism, test[0])
     draw_ignitions(run, mechanism, found)
     draw_scales(run, scales)
     draw_speed(run, steps)
-    run.array("charges", charges)
+    run.array("charges", found.states)
     run.array("delays", np.column_stack([found.exact, found.found]))
     names = dict.fromkeys(row["species"] for row in scales)
-    flame = burnt(config, run, mechanism, model) if config.lengths else {}
+    isobaric = config.reactor == "constant-pressure"
+    flame = burnt(config, run, mechanism, model) if config.lengths and isobaric else {}
     metrics = {
         **found.summary(),
         "speed-up, largest batch": steps[-2]["speed-up"],
@@ -273,18 +292,19 @@ def measured(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:
     by_batch = {f"batch {row['batch']}, rtol {row['rtol']:g}": row for row in steps}
     by_species = {name: {f"1e{r['decade']}": r["relative"] for r in scales if r["species"] == name} for name in names}
     nested = {"speed": by_batch, "scales": by_species}
-    return {**metrics, **cost, **nested, "table": delay_table(charges, found)}
+    return {**metrics, **cost, **nested, "table": delay_table(found)}
 
 
 def held_out_pairs(config: Config, mechanism: Mechanism, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """States along ignitions that were not trained on, and their successors."""
     sampling = replace(config.sampling, kinds=("manifold",), states=1000, ignitions=5, flames=0)
-    states = draw(mechanism, ranges_from(config), sampling, int(rng.integers(2**31))).samples.states
+    seed = int(rng.integers(2**31))
+    states = draw(mechanism, ranges_from(config), sampling, seed, reactor=config.reactor).samples.states
     done = mechanism.advance(states, config.dt, reactor=config.reactor)
     return states[done.ok], done.states[done.ok]
 
 
-def delay_table(charges: np.ndarray, found: accuracy.Ignitions) -> list[dict[str, Any]]:
+def delay_table(found: accuracy.Ignitions) -> list[dict[str, Any]]:
     """A row for each charge."""
     return [
         {
@@ -294,7 +314,7 @@ def delay_table(charges: np.ndarray, found: accuracy.Ignitions) -> list[dict[str
             "delay error (%)": 100 * float(error),
             "final T error (K)": float(final),
         }
-        for state, exact, error, final in zip(charges, found.exact, found.error, found.final, strict=True)
+        for state, exact, error, final in zip(found.states, found.exact, found.error, found.final, strict=True)
     ]
 
 
@@ -302,12 +322,13 @@ def demonstrated(config: Config, run: Run, mechanism: Mechanism) -> dict[str, An
     """Ignitions of the surrogate beside Cantera's."""
     model, cost = obtained(config, run, mechanism)
     low, high = config.temperatures
-    states = mechanism.state(np.array([low, (low + high) / 2, high]), ATM * config.pressures[0], config.fuel)
+    T = np.array([low, (low + high) / 2, high])
+    states = mechanism.state(T, ATM * config.pressures[0], config.fuel, config.oxidiser)
     begun = time.perf_counter()
     found = accuracy.ignitions(model, mechanism, states)
     draw_ignitions(run, mechanism, found)
     seconds = time.perf_counter() - begun
-    return {**found.summary(), **cost, "seconds of both": seconds, "table": delay_table(states, found)}
+    return {**found.summary(), **cost, "seconds of both": seconds, "table": delay_table(found)}
 
 
 def timed(config: Config, run: Run, mechanism: Mechanism) -> dict[str, Any]:

@@ -234,7 +234,7 @@ def run(config: Config, run: Any) -> dict[str, Any]:
 
     rows: list[dict[str, Any]] = []
     found = timed(
-        rows, config.proposals, store, lambda: reduce(evaluate, fixed, options, (), run.seed, store, Best(keep), start)
+        rows, config.proposals, store, lambda: reduce(evaluate, fixed, options, run.seed, store, Best(keep), start)
     )
     for method in config.compare:
         other = partial(proposed, evaluate, fixed, options, method, run.seed, store, start)
@@ -242,7 +242,7 @@ def run(config: Config, run: Any) -> dict[str, Any]:
     for label, graph in graph_methods(config, evaluate, fixed, store, states).items():
         found = smaller(found, timed(rows, label, store, graph))
     species = names(mechanism, found.mask)
-    kept, reactions = second_stage(config, run, evaluate, found, rows)
+    kept, reactions = second_stage(config, run, evaluate, options, found, rows)
     header = provenance(config, run, evaluate, found, kept)
     write(run.path / "reduced.yaml", mechanism, species, reactions, header, config.chemkin)
     return report(config, run, evaluate, found, rows, species)
@@ -268,8 +268,8 @@ def proposed(
 ) -> Reduction:
     """Greedy deletion, or the search with another proposer, at the budget of `options`."""
     if method == "greedy":
-        return greedy(evaluate, fixed, options.budget, store=store)
-    return reduce(evaluate, fixed, replace(options, proposals=method), (), seed, store, None, start)  # type: ignore[arg-type]
+        return greedy(evaluate, fixed, options.budget, None, store, options.workers, options.timeout)
+    return reduce(evaluate, fixed, replace(options, proposals=method), seed, store, None, start)  # type: ignore[arg-type]
 
 
 class Best:
@@ -323,7 +323,7 @@ def graph_methods(
 
 
 def second_stage(
-    config: Config, run: Any, evaluate: Evaluation, found: Reduction, rows: list[dict[str, Any]]
+    config: Config, run: Any, evaluate: Evaluation, options: Options, found: Reduction, rows: list[dict[str, Any]]
 ) -> tuple[int, np.ndarray | None]:
     """Delete reactions among the species found: their number, and the mask over the parent's reactions.
 
@@ -336,8 +336,7 @@ def second_stage(
     fixed = np.zeros(inner.dim, dtype=bool)
     part = Assembled(inner.parts.assemble(found.mask))
     start = [reaction_ranking(part, samples(part, inner.conditions))]
-    options = Options(config.reactions, config.proposals)
-    work = partial(reduce, inner, fixed, options, (), run.seed, store, None, start)
+    work = partial(reduce, inner, fixed, replace(options, budget=config.reactions), run.seed, store, None, start)
     archive = timed(rows, "reactions", store, work).archive
     try:
         between = evaluate.conditions.between().within(evaluate.mechanism)

@@ -29,7 +29,10 @@ Oxidiser = Annotated[str, typer.Option("--oxidiser", help="By moles.")]
 Temperatures = Annotated[str, typer.Option("--temperatures", help="Range of the charges, K.")]
 Pressures = Annotated[str, typer.Option("--pressures", help="Range, atm.")]
 Phis = Annotated[str, typer.Option("--phis", help="Range of equivalence ratios.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of all random draws.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of all random draws.")]
+Reactor = Annotated[
+    str | None, typer.Option("--reactor", help="constant-pressure or constant-volume; as sampled if left out.")
+]
 Other = Annotated[
     str | None, typer.Option("--mechanism", help="Where the mechanism is now; as recorded in the file if left out.")
 ]
@@ -66,13 +69,18 @@ def _mechanism(recorded: str, given: str | None, hash: str, what: str) -> Mechan
 
 
 def sample(
-    mechanism: Annotated[str, typer.Argument(help="A Cantera file: a path, or a name that Cantera finds.")],
+    mechanism: Annotated[
+        str, typer.Argument(help="A Cantera file: a path, or a name that Cantera finds; FILE#PHASE names a phase.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The file of states.")] = Path("states.h5"),
     fuel: Fuel = "H2",
     oxidiser: Oxidiser = "O2:1, N2:3.76",
     temperatures: Temperatures = "1000,1500",
     pressures: Pressures = "1",
     phis: Phis = "0.5,2",
+    reactor: Annotated[str, typer.Option("--reactor", help="constant-pressure or constant-volume.")] = (
+        "constant-pressure"
+    ),
     kinds: Annotated[str | None, typer.Option("--kinds", help="Of states, separated by commas.")] = None,
     states: Annotated[int | None, typer.Option("--states", help="How many, before filters.")] = None,
     ignitions: Annotated[int | None, typer.Option("--ignitions", help="Trajectories of the manifold.")] = None,
@@ -88,7 +96,7 @@ def sample(
     ranges = _ranges(fuel, oxidiser, temperatures, pressures, phis)
     _writable(out)
     with bar("trajectories") as told:
-        drawn = draw(Mechanism(mechanism), ranges, chosen, seed, _counting(told))
+        drawn = draw(Mechanism(mechanism), ranges, chosen, seed, _counting(told), reactor)  # type: ignore[arg-type]
     drawn.save(out)
     _counted(drawn.samples)
     print(f"states: {out}")
@@ -101,12 +109,14 @@ def _changed(recipe: Any, **given: Any) -> Any:
     return replace(recipe, **{name: value for name, value in given.items() if value is not None})
 
 
-def _writable(out: Path) -> None:
-    """Refuse, before hours of work, a place where nothing can be written."""
+def _writable(out: Path, read: Path | None = None) -> None:
+    """Refuse, before hours of work, a place where nothing can be written, or where the file is that is read."""
     if not out.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {out.parent} to write {out.name} into")
     if out.is_dir():
         raise IsADirectoryError(f"{out} is a folder, but must be a file to write")
+    if read is not None and out.exists() and out.samefile(read):
+        raise ValueError(f"--out is {out}, the file that is read, but must be another one")
 
 
 def _counted(found: Any) -> None:
@@ -125,9 +135,7 @@ def label(
     out: Annotated[Path, typer.Option("--out", help="The file of labels.")] = Path("labels.h5"),
     dt: Annotated[float, typer.Option("--dt", help="The step, s.")] = 1e-6,
     steps: Annotated[int, typer.Option("--steps", help="Successors of each state.")] = 8,
-    reactor: Annotated[str, typer.Option("--reactor", help="constant-pressure or constant-volume.")] = (
-        "constant-pressure"
-    ),
+    reactor: Reactor = None,
     rtol: Annotated[float, typer.Option("--rtol", help="Of CVODES.")] = 1e-9,
     atol: Annotated[float, typer.Option("--atol", help="Of CVODES.")] = 1e-15,
     workers: Annotated[int, typer.Option("--workers", help="Processes; -1 is one on every core, 0 this one.")] = -1,
@@ -139,9 +147,15 @@ def label(
     from sciml.chemistry.recipe import Drawn
 
     drawn = Drawn.load(states)
-    _writable(out)
+    _writable(out, states)
     gas = _mechanism(drawn.mechanism, mechanism, drawn.hash, str(states))
-    options: dict[str, Any] = {"reactor": reactor, "rtol": rtol, "atol": atol, "workers": workers, "chunk": chunk}
+    options: dict[str, Any] = {
+        "reactor": reactor or drawn.reactor,
+        "rtol": rtol,
+        "atol": atol,
+        "workers": workers,
+        "chunk": chunk,
+    }
     try:
         with bar("chunks") as told:
             dataset = labels.label(
@@ -156,9 +170,18 @@ def label(
                 **options,
             )
     except KeyboardInterrupt:
-        print(f"interrupted; {labels.standing(out)}, and the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise _stopped(out) from None
     _labelled(dataset, gas, out)
+
+
+def _stopped(out: Path) -> typer.Exit:
+    """Say how far an interrupted labelling is."""
+    from sciml.chemistry import labels
+
+    begun = labels.folder_of(out).is_dir()
+    kept = f"{labels.standing(out)}, and the same command goes on from there" if begun else "nothing was begun"
+    print(f"interrupted; {kept}", file=sys.stderr)
+    return typer.Exit(130)
 
 
 def _labelled(dataset: Dataset, mechanism: Mechanism, out: Path) -> None:
@@ -185,8 +208,7 @@ def resume_labelling(path: Path, workers: int = -1) -> None:
         with bar("chunks") as told:
             dataset = labels.resume(path, workers, _counting(told))
     except KeyboardInterrupt:
-        print(f"interrupted; {labels.standing(path)}, and the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise _stopped(path) from None
     _labelled(dataset, Mechanism(dataset.mechanism), path)
 
 
@@ -211,7 +233,7 @@ def train(
     from sciml.chemistry.recipe import train as learn
 
     dataset = Dataset.load(labels)
-    _writable(out)
+    _writable(out, labels)
     gas = _mechanism(dataset.mechanism, mechanism, dataset.hash, str(labels))
     layers = None if widths is None else parse(widths, tuple[int, ...], "--widths")
     between = None if edges is None else parse(edges, tuple[float, ...], "--edges")
@@ -239,8 +261,10 @@ def evaluate(
     pressures: Annotated[str | None, typer.Option("--pressures", help="Atm; recorded if left out.")] = None,
     grid: Annotated[str, typer.Option("--grid", help="How many temperatures and equivalence ratios.")] = "6,3",
     two_stage: Annotated[bool, typer.Option("--two-stage", help="Compare the first stage of ignition too.")] = False,
-    perturbations: Annotated[int, typer.Option("--perturbations", help="Ignitions from perturbed states.")] = 20,
-    steps: Annotated[int, typer.Option("--steps", help="Of the rollouts that must stay bounded.")] = 2000,
+    perturbations: Annotated[
+        int, typer.Option("--perturbations", min=0, help="Ignitions from perturbed states; 0 for none.")
+    ] = 20,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Of the rollouts that must stay bounded.")] = 2000,
     seed: Seed = 0,
     mechanism: Other = None,
 ) -> None:
@@ -254,7 +278,7 @@ def evaluate(
 
     model = Surrogate.load(surrogate)
     gas = _mechanism(model.mechanism, mechanism, model.settings.hash, str(surrogate))
-    stored = dict(model.settings.labels).get("ranges")
+    stored = dict(model.settings.labels.get("ranges") or {})
     if not stored:
         raise ValueError(f"{surrogate} does not say which charges it was trained on, so it cannot be evaluated here")
     for name, text, unit in (("T", temperatures, 1.0), ("p", pressures, ATM), ("phi", phis, 1.0)):
@@ -265,9 +289,10 @@ def evaluate(
     charges = grid_of(gas, ranges, count)
     found = accuracy.ignitions(model, gas, charges, two_stage=two_stage)
     told: dict[str, Any] = found.summary()
-    kicked = ranges.charges(gas, perturbations, rng)
-    told |= {f"perturbed: {k}": v for k, v in accuracy.recovery(model, gas, kicked, rng).items()}
-    told |= accuracy.stability(model, charges, steps)
+    if perturbations:
+        kicked = ranges.charges(gas, perturbations, rng)
+        told |= {f"perturbed: {k}": v for k, v in accuracy.recovery(model, gas, kicked, rng).items()}
+    told |= accuracy.stability(model, found.states, steps)
     states = np.concatenate([path[::5] for path in found.reference])
     told |= {f"hybrid: {k}": v for k, v in limits(model, gas, states).items()}
     for row in accuracy.speed(model, gas, states):

@@ -244,16 +244,22 @@ def simulate_all(
 ) -> None:
     """Simulate designs, or take them from the store, and append them in the order given, whatever finishes first.
 
-    A simulation that raises or exceeds `timeout` has infinite errors and objective.
+    A simulation that raises, exceeds `timeout` or loses its process twice has infinite errors and objective.
     """
     done = {i: store[d] for i, d in enumerate(designs) if store is not None and d in store}
     missing = [i for i in range(len(designs)) if i not in done]
     failed = (math.inf, np.full(archive.errors.shape[1], math.inf))
-    for i, outcome in parallel.run(simulate, [designs[j] for j in missing], workers=workers, timeout=timeout):
-        row = missing[i]
-        done[row] = failed if isinstance(outcome, parallel.Failure) else outcome
-        # at once, so that nothing finished is ever lost; but a worker that was killed says nothing of the design
-        if store is not None and not isinstance(outcome, parallel.Failure):
-            store[designs[row]] = outcome
+    while missing:
+        killed = []  # a process that was killed once says nothing of the design
+        for i, outcome in parallel.run(simulate, [designs[j] for j in missing], workers=workers, timeout=timeout):
+            row = missing[i]
+            if not isinstance(outcome, parallel.Failure):
+                done[row] = outcome
+                if store is not None:  # at once, so that nothing finished is ever lost
+                    store[designs[row]] = outcome
+            else:
+                killed += [row] * (outcome.died and row not in done)
+                done[row] = failed
+        missing, workers = killed, 1 if workers == -1 else workers  # what ends processes must not end this one
     for row, design in enumerate(designs):
         archive.add(design, *done[row])

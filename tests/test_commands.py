@@ -15,6 +15,7 @@ from sciml.chemistry import Surrogate
 from sciml.chemistry import labels as labelling
 from sciml.chemistry.labels import Dataset
 from sciml.chemistry.recipe import Drawn
+from sciml.files import read_h5, write_h5
 
 SMALL = ("--states", 90, "--ignitions", 2, "--flames", 0, "--temperatures", "1100,1500")
 
@@ -141,6 +142,13 @@ def test_a_full_disk_is_one_sentence_and_keeps_chunks(chain, tmp_path, monkeypat
         (("train", "labels.h5", "--mechanism", "gri30.yaml"), "'gri30.yaml' has other content"),
         (("evaluate", "labels.h5"), "holds 'labels', but load reads the file of a Surrogate"),
         (("evaluate", "surrogate.h5", "--temperatures", "1500,1000"), "which is empty"),
+        (("sample", "h2o2.yaml", "--seed", "-1"), "--seed"),
+        (("label", "states.h5", "--out", "states.h5"), "--out is states.h5, the file that is read"),
+        (("train", "labels.h5", "--out", "labels.h5"), "--out is labels.h5, the file that is read"),
+        (("train", "labels.h5", "--edges", "5000"), "no state lies from 5000 to inf K"),
+        (("train", "labels.h5", "--batch", "0"), "batch (0) at least 1"),
+        (("evaluate", "surrogate.h5", "--grid", "0,1"), "grid is 0,1, but must be two numbers of at least 1"),
+        (("evaluate", "surrogate.h5", "--perturbations", "-1"), "--perturbations"),
         (("export", "labels.h5"), "holds 'labels', but load reads the file of a Surrogate"),
         (("export", "surrogate.h5", "--out", "states.h5"), "states.h5 is a file, but must be a folder"),
     ],
@@ -150,6 +158,24 @@ def test_bad_input_is_one_sentence(chain, arguments, words):
     if arguments[0] in ("sample", "label") and "--out" not in arguments:
         arguments = (*arguments, "--out", "new.h5")
     assert words in refused(*arguments, cwd=chain)
+
+
+def test_a_file_with_a_part_missing_is_one_sentence(chain):
+    description, arrays = read_h5(chain / "surrogate.h5")
+    for number, (name, value) in enumerate((("reactive", None), ("experts.0.shortcut", np.nan))):
+        changed = {k: v for k, v in arrays.items() if k != name}
+        if value is not None:
+            changed[name] = arrays[name] * value
+        write_h5(chain / f"{number}.h5", description, changed)
+        said = refused("export", f"{number}.h5", "--out", "nowhere", cwd=chain)
+        assert ("can read: Missing key" in said) if value is None else ("not finite" in said)
+
+
+def test_labels_keep_what_the_states_were_sampled_for(chain, tmp_path):
+    small = ("--states", 60, "--ignitions", 1, "--flames", 0, "--temperatures", "1300,1500", "--kinds", "manifold")
+    sciml("sample", "h2o2.yaml", *small, "--reactor", "constant-volume", cwd=tmp_path)
+    sciml("label", "states.h5", "--steps", 2, "--workers", 0, cwd=tmp_path)
+    assert Dataset.load(tmp_path / "labels.h5").reactor == "constant-volume"
 
 
 def test_bad_states_are_left_out_and_counted(chain, tmp_path):

@@ -1,7 +1,9 @@
 """The loop of propose, simulate, verify, on problems whose answer is known by enumeration or by hand."""
 
 import math
+import os
 import time
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -133,6 +135,28 @@ def test_workers_give_the_same_archive_and_a_time_limit_is_an_infinite_error():
     late = designs[:, 0] == 0
     np.testing.assert_array_equal(here.errors[~late], there.errors[~late])
     assert np.isinf(there.errors[late]).all()
+
+
+def dies(folder, often, design):
+    """The process of a design without its first switch ends: once, or whenever it is simulated."""
+    if design[0] == 0 and (often or not (folder / "died").exists()):
+        (folder / "died").touch()
+        os._exit(9)
+    return additive(design)
+
+
+@pytest.mark.parametrize("often", [False, True])
+def test_a_design_whose_process_is_killed_is_simulated_again_but_only_once(tmp_path, often):
+    here, there = Archive.empty(D, K), Archive.empty(D, K)
+    designs = np.array(start()[::-1])
+    simulate_all(additive, designs, here)
+    store = Store(tmp_path / "s.h5", D, K, "additive")
+    simulate_all(partial(dies, tmp_path, often), designs, there, workers=1, store=store)
+    lost = (designs[:, 0] == 0) & often
+    np.testing.assert_array_equal(here.errors[~lost], there.errors[~lost])
+    assert (
+        (tmp_path / "died").exists() and np.isinf(there.errors[lost]).all() and len(store) == len(designs) - lost.sum()
+    )
 
 
 def test_a_budget_of_nothing_is_refused():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +32,17 @@ __all__ = [
 ]
 
 
-def delay(temperatures: np.ndarray, dt: float) -> float:
+_LONGEST = 200_000  # steps of a rollout that is compared
+_FAINT = 1e-20  # mass fraction that is not told from none
+
+
+def delay(temperatures: np.ndarray, dt: float, least: float = 100.0) -> float:
     """Time (s) of the largest dT/dt of temperatures (m,) at equal steps: a parabola through three differences.
 
-    inf where the largest difference is the first or last, or the temperature never rises by 100 K.
+    inf where the largest difference is the first or last, or the temperature never rises by `least` K.
     """
     rises = np.diff(temperatures)
-    if len(rises) < 3 or temperatures.max() - temperatures[0] < 100.0:
+    if len(rises) < 3 or temperatures.max() - temperatures[0] < least:
         return float("inf")
     k = int(np.argmax(rises))
     if k in (0, len(rises) - 1):
@@ -59,7 +63,7 @@ class Ignitions:
     """Rollouts beside the mechanism's.
 
     Attributes:
-        states: (n, 2+s) at the start.
+        states: (n, 2+s) at the start, those that can be compared.
         dt: the step, s.
         exact: delays (n,), s.
         found: delays of the surrogate (n,), s.
@@ -68,6 +72,7 @@ class Ignitions:
         rollout: those of the surrogate, of the same shapes.
         first: (n, 2) first stages by the mechanism and by the surrogate, nan where there is one stage; None if not
             asked for.
+        left_out: how many states cannot be compared, by the reason.
     """
 
     states: np.ndarray
@@ -78,13 +83,12 @@ class Ignitions:
     reference: list[np.ndarray]
     rollout: list[np.ndarray]
     first: np.ndarray | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def error(self) -> np.ndarray:
-        """Relative errors of the delays (n,); inf where only one of the two ignites."""
-        with np.errstate(invalid="ignore"):
-            both = np.isinf(self.exact) & np.isinf(self.found)
-            return np.where(both, 0.0, np.abs(self.found / self.exact - 1))
+        """Relative errors of the delays (n,); inf where the surrogate does not ignite."""
+        return np.abs(self.found / self.exact - 1)
 
     @property
     def first_error(self) -> np.ndarray:
@@ -116,13 +120,12 @@ class Ignitions:
 
     def summary(self) -> dict[str, float]:
         """Errors of delays (mean, largest, signed mean), of both stages if asked for, final temperatures, profiles."""
-        signed = np.where(np.isfinite(self.found), self.found / self.exact - 1, np.inf)
         profiles = self.profiles()
         kept = profiles[np.isfinite(profiles)]
         told = {
             "delay error, mean": float(self.error.mean()),
             "delay error, max": float(self.error.max()),
-            "delay error, signed mean": float(signed.mean()),
+            "delay error, signed mean": float((self.found / self.exact - 1).mean()),
             "final T error, max": float(np.abs(self.final).max()),
             "species profiles, mean error": float(kept.mean()) if len(kept) else float("inf"),
         }
@@ -130,7 +133,7 @@ class Ignitions:
             told["first stage error, mean"] = float(self.first_error.mean())
             told["first stage error, max"] = float(self.first_error.max())
             told["states with two stages"] = len(self.first_error)
-        return told
+        return told | {f"left out: {reason}": number for reason, number in self.left_out.items()}
 
 
 def ignitions(
@@ -145,40 +148,63 @@ def ignitions(
         reach: in units of each delay.
         two_stage: find the first of two stages as well.
 
+    States that do not ignite, or too early or late for steps of dt to tell when, are left out and counted.
+
     Raises:
-        ValueError: if a state does not ignite: there is nothing to compare.
+        ValueError: if none is left to compare.
     """
-    reactor, dt = surrogate.settings.reactor, surrogate.dt
-    reference, found, exact, final, rollout = [], [], [], [], []
-    for state in states:
-        first = mechanism.ignition(state, reactor=reactor).delay
-        if not np.isfinite(first):
-            raise ValueError(f"the state at {state[0]:g} K and {state[1]:g} Pa does not ignite")
-        steps = max(int(np.ceil(reach * first / dt)), 8)
-        reference.append(mechanism.trajectory(state, dt * np.arange(steps + 1), reactor=reactor))
-    longest = max(len(r) for r in reference)
-    together = surrogate.rollout(states, longest - 1)
-    for true, ours in zip(reference, together, strict=True):
-        ours = ours[: len(true)]
-        rollout.append(ours)
-        exact.append(delay(true[:, 0], dt))
-        found.append(delay(ours[:, 0], dt))
-        final.append(ours[-1, 0] - true[-1, 0])
-    pairs = zip(reference, rollout, strict=True)
+    dt, kept, reference, exact, left_out = surrogate.dt, [], [], [], dict[str, int]()
+    for number, state in enumerate(states):
+        true = _reference(mechanism, state, dt, reach, surrogate.settings.reactor)
+        if isinstance(true, str):
+            left_out[true] = left_out.get(true, 0) + 1
+        else:
+            kept.append(number)
+            reference.append(true[0])
+            exact.append(true[1])
+    if not kept:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+        raise ValueError(f"none of {len(states)} states has a delay to compare in steps of {dt:g} s: {reasons}")
+    chosen = np.asarray(states)[kept]
+    together = surrogate.rollout(chosen, max(map(len, reference)) - 1)
+    rollout = [ours[: len(true)] for true, ours in zip(reference, together, strict=True)]
+    pairs = list(zip(reference, rollout, strict=True))
+    found = np.array([delay(ours[:, 0], dt, _least(true)) for true, ours in pairs])
+    final = np.array([ours[-1, 0] - true[-1, 0] for true, ours in pairs])
     early = np.array([[first_stage(p[:, 0], dt) for p in pair] for pair in pairs]) if two_stage else None
-    arrays = (np.array(exact), np.array(found), np.array(final))
-    return Ignitions(np.asarray(states), dt, *arrays, reference, rollout, early)
+    return Ignitions(chosen, dt, np.array(exact), found, final, reference, rollout, early, left_out)
+
+
+def _reference(
+    mechanism: Mechanism, state: np.ndarray, dt: float, reach: float, reactor: str
+) -> tuple[np.ndarray, float] | str:
+    """The path of a state to `reach` delays at steps of dt, and its delay; or why there is none to compare."""
+    run = mechanism.ignition(state, reactor=reactor)
+    if not np.isfinite(run.delay):
+        return run.status.partition(":")[0]
+    steps = max(int(np.ceil(reach * run.delay / dt)), 8)
+    if steps > _LONGEST:
+        return f"takes more than {_LONGEST} steps"
+    path = mechanism.trajectory(state, dt * np.arange(steps + 1), reactor=reactor)
+    when = delay(path[:, 0], dt, _least(path))
+    return (path, when) if np.isfinite(when) else "ignited within a step"
+
+
+def _least(path: np.ndarray) -> float:
+    """What a temperature must rise by to have ignited, K: less in a dilute mixture."""
+    return min(100.0, 0.5 * float(path[:, 0].max() - path[0, 0]))
 
 
 def one_step(surrogate: Surrogate, states: np.ndarray, next_states: np.ndarray) -> list[dict[str, Any]]:
     """Errors of one step by species and by scale: one row for each decade of each reactive species' fraction.
 
-    A row holds the mean absolute error over the mean absolute change, so 1 is as good as standing still.
+    A row holds the mean absolute error over the mean absolute change, so 1 is as good as standing still; changes below
+    1e-20 count as that much.
     """
     ours = surrogate.step(states)
     rows = []
     for k in surrogate.settings.reactive:
-        scale = np.floor(np.log10(np.maximum(next_states[:, 2 + k], 1e-20)))
+        scale = np.floor(np.log10(np.maximum(next_states[:, 2 + k], _FAINT)))
         for decade in np.unique(scale):
             chosen = scale == decade
             change = np.abs(next_states[chosen, 2 + k] - states[chosen, 2 + k]).mean()
@@ -189,7 +215,7 @@ def one_step(surrogate: Surrogate, states: np.ndarray, next_states: np.ndarray) 
                     "decade": int(decade),
                     "states": int(chosen.sum()),
                     "error": float(error),
-                    "relative": float(error / change) if change > 0 else 0.0,
+                    "relative": float(error / max(change, _FAINT)),
                 }
             )
     return rows

@@ -3,6 +3,9 @@
 A proposed composition y* >= 0 is moved onto the elements of the old one by weighted least squares, with species that
 are abundant moved most: y = y* + w E lambda, w = y* + y0, with (E^T W E) lambda = b - E^T y*. Where that would make a
 fraction negative, the step is shortened: y0 + theta (y - y0) has the right elements for every theta, as both ends have.
+
+Species of an element that the mixture lacks stay as they are, as the carbon of GRI-3.0 where hydrogen burns: a network
+proposes traces of them, which no multipliers remove, and shortening the step to none of them would leave no step.
 """
 
 from __future__ import annotations
@@ -10,7 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sciml.chemistry.thermo import recorded
+
 __all__ = ["Conservation", "shortened"]
+
+_ABSENT = 1e-30  # kmol of an element in a kilogram below which there is none of it
 
 
 class Conservation(nn.Module):
@@ -33,17 +40,28 @@ class Conservation(nn.Module):
         """Moles (kmol) of each element in a kilogram, (n, e)."""
         return y @ self.atoms
 
+    def impossible(self, elements: Tensor) -> Tensor | None:
+        """Which species (n, r) hold an element of which mixtures have none (n, e); None where no mixture lacks any."""
+        # an amount that some species lower, charge, may be zero where there are carriers of it
+        lacking = (elements < _ABSENT) & (self.atoms >= 0).all(0)
+        if not recorded() and not bool(lacking.any()):
+            return None
+        return (lacking.to(elements.dtype) @ (self.atoms > 0).to(elements.dtype).T) > 0
+
     def forward(self, old: Tensor, proposed: Tensor, elements: Tensor) -> Tensor:
         """Fractions (n, r) with the elements (n, e) of `old`, near to `proposed`, none of them negative."""
         # small systems as rows over the states, since passes along many states are the fast ones
         e, y = self.atoms.shape[1], proposed
         weight = old + y
+        if (impossible := self.impossible(elements)) is not None:
+            y, weight = torch.where(impossible, old, y), torch.where(impossible, 0.0, weight)
         pairs = [(i, j) for i in range(e) for j in range(i + 1)]
         first, second = (torch.tensor(side, device=y.device) for side in zip(*pairs, strict=True))
         gram = (self.atoms.index_select(1, first) * self.atoms.index_select(1, second)).T @ weight.T
         wanted = elements.T
         diagonal = [i * (i + 3) // 2 for i in range(e)]
-        scale = [gram[k].clamp_min(1e-300).rsqrt() for k in diagonal]
+        # zero for an element that nothing may change
+        scale = [torch.where(gram[k] > 0, gram[k].clamp_min(1e-300).rsqrt(), 0.0) for k in diagonal]
         lower = _cholesky([[gram[i * (i + 1) // 2 + j] * scale[i] * scale[j] for j in range(i + 1)] for i in range(e)])
         scales = torch.stack(scale)
         for _ in range(2):  # the second pass removes what rounding left

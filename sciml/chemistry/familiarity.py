@@ -85,4 +85,5 @@ class Familiarity(nn.Module):
         span = (self.high - self.low).clamp_min(1e-3)
         beyond = (torch.maximum(self.low - u, u - self.high) / span).amax(1)
         distance = (self.lengths(u) / self.radii).gather(1, self.part(u)[:, None])[:, 0]
-        return torch.where(beyond > 1e-6, torch.maximum(1 + beyond, distance), distance)
+        score = torch.where(beyond > 1e-6, torch.maximum(1 + beyond, distance), distance)
+        return torch.where(score < torch.inf, score, torch.inf)  # what is not a number is not familiar

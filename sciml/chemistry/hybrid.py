@@ -138,7 +138,7 @@ class Ensemble:
             if len(found) > 1:
                 raise ValueError(f"members must agree in {name}, but have {', '.join(map(str, sorted(found)))}")
         self.members = tuple(members)
-        self.radius = float(np.quantile(self.spread(states), quantile))
+        self.radius = max(float(np.quantile(self.spread(states), quantile)), 1e-300)  # members may be copies
 
     @property
     def settings(self) -> Settings:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.signal import find_peaks
 
 from sciml.chemistry.mechanism import CanteraError, Reactor, sentence
-from sciml.chemistry.reactors import ATOL, RTOL, Integrator
+from sciml.chemistry.reactors import ATOL, RTOL, Integrator, silence
 from sciml.chemistry.states import rows
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def ignition(
     except CanteraError as error:
         nothing = np.empty((0, initial.shape[1]))
         return Ignition(np.nan, np.nan, np.nan, f"failed: {sentence(error)}", nothing[:, 0], nothing, nothing[:, 0])
+    silence(mechanism, initial, states[None])
     final = float(states[-1, 0])
     reached = states[:, 0].max() - states[0, 0]
     at = int(np.argmax(rates))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -116,7 +117,7 @@ class Dataset:
             FileNotFoundError: if there is no such file; an unfinished one is named with what is missing.
             ValueError: if it holds something else.
         """
-        if not Path(path).exists() and _folder(path).exists():
+        if not Path(path).exists() and folder_of(path).exists():
             raise FileNotFoundError(f"{path} is unfinished: {standing(path)}; `resume` continues")
         description, arrays = _read(path, "labels")
         description["origins"], description["species"] = map(tuple, (description["origins"], description["species"]))
@@ -194,20 +195,19 @@ def label(
         seed,
         jsonable(ranges or {}),
     )
-    folder = _folder(path)
+    folder = folder_of(path)
     if (folder / "plan.h5").exists():
         known, planned = _plan(path)
-        if known != settings or planned.states.tobytes() != samples.states.tobytes():
+        # the file of the mechanism may have moved: its content is what counts
+        if (
+            replace(known, mechanism=settings.mechanism) != settings
+            or planned.states.tobytes() != samples.states.tobytes()
+        ):
             raise ValueError(
                 f"{folder} holds an unfinished labelling of other states or settings; resume it, or delete it"
             )
     else:
-        _make(folder)
-        write_h5(
-            folder / "plan.h5",
-            {"kind": "plan", "settings": settings, "origins": samples.origins, "left_out": dict(samples.left_out)},
-            {"states": samples.states, "origin": samples.origin},
-        )
+        _begin(folder, settings, samples)
     return _carry_out(mechanism, samples, settings, Path(path), workers, progress)
 
 
@@ -218,8 +218,8 @@ def resume(path: str | Path, workers: int | Any = 0, progress: Progress | None =
         FileNotFoundError: if nothing was begun.
         ValueError: if the mechanism has changed since.
     """
-    if not _folder(path).exists():
-        raise FileNotFoundError(f"{path} has no unfinished labelling beside it ({_folder(path)})")
+    if not folder_of(path).exists():
+        raise FileNotFoundError(f"{path} has no unfinished labelling beside it ({folder_of(path)})")
     settings, samples = _plan(path)
     mechanism = Mechanism(settings.mechanism)
     if mechanism.hash != settings.hash:
@@ -244,21 +244,30 @@ class _Plan:
     ranges: Mapping[str, Any]
 
 
-def _folder(path: str | Path) -> Path:
+def folder_of(path: str | Path) -> Path:
+    """The folder that a file of labels is while it is made."""
     return Path(path).with_name(Path(path).name + ".chunks")
 
 
-def _make(folder: Path) -> None:
+def _begin(folder: Path, settings: _Plan, samples: Samples) -> None:
+    """Make the folder with the plan, or nothing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"cannot make the folder {folder}: {error.strerror}") from error
+    told = {"kind": "plan", "settings": settings, "origins": samples.origins, "left_out": dict(samples.left_out)}
+    try:
+        write_h5(folder / "plan.h5", told, {"states": samples.states, "origin": samples.origin})
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def _plan(path: str | Path) -> tuple[_Plan, Samples]:
     from sciml.chemistry.samples import Samples
 
-    description, arrays = _read(_folder(path) / "plan.h5", "plan")
+    description, arrays = _read(folder_of(path) / "plan.h5", "plan")
     stored = description["settings"]
     stored["species"] = tuple(stored["species"])
     samples = Samples(arrays["states"], arrays["origin"], tuple(description["origins"]), description["left_out"])
@@ -268,14 +277,14 @@ def _plan(path: str | Path) -> tuple[_Plan, Samples]:
 def standing(path: str | Path) -> str:
     """How far an unfinished labelling is: `3 of 5 chunks are there`."""
     plan, samples = _plan(path)
-    done = len(list(_folder(path).glob("chunk-*.h5")))
+    done = len(list(folder_of(path).glob("chunk-*.h5")))
     return f"{done} of {-(-len(samples) // plan.chunk)} chunks are there"
 
 
 def _carry_out(
     mechanism: Mechanism, samples: Samples, plan: _Plan, path: Path, workers: int | Any, progress: Progress | None
 ) -> Dataset:
-    folder = _folder(path)
+    folder = folder_of(path)
     starts = range(0, len(samples), plan.chunk)
     files = [folder / f"chunk-{number:06d}.h5" for number in range(len(starts))]
     todo = [number for number, file in enumerate(files) if not file.exists()]
@@ -296,7 +305,10 @@ def _carry_out(
             write_h5(files[todo[index]], {"kind": "chunk"}, {"windows": windows, "status": status})
     if lost:
         raise RuntimeError(f"{len(lost)} of {len(files)} chunks have no result ({lost[0]}); the others are kept")
-    found = [_read(file, "chunk")[1] for file in files]
+    try:
+        found = [_read(file, "chunk")[1] for file in files]
+    except ValueError as error:
+        raise ValueError(f"{error}; without it, the chunk is labelled again") from error
     status = np.concatenate([f["status"] for f in found])
     kept, counted = status == 0, dict(samples.left_out)
     counted |= {"refused": int((status == 1).sum()), "failed": int((status == 2).sum())}
@@ -390,29 +402,3 @@ def audit(
     names = [name for name, moving in zip(dataset.species, moves, strict=True) if moving]
     worst = float(np.abs(after[ok, 0] - again.states[ok, 0]).max(initial=0.0))
     return Audit(int(ok.sum()), dict(zip(names, map(float, shares), strict=True)), worst, rtol, atol)
-
-
-def joined(first: Dataset, second: Dataset) -> Dataset:
-    """Two sets of labels of one mechanism, dt and reactor as one of pairs (windows of one step).
-
-    Raises:
-        ValueError: if they do not belong together.
-    """
-    for name in ("hash", "dt", "reactor"):
-        if getattr(first, name) != getattr(second, name):
-            raise ValueError(
-                f"the labels have {name} {getattr(first, name)!r} and {getattr(second, name)!r}, but must agree"
-            )
-    names = tuple(dict.fromkeys((*first.origins, *second.origins)))
-    windows, origin = [], []
-    for one in (first, second):
-        pairs = np.stack([one.windows[:, :-1], one.windows[:, 1:]], 2)
-        windows.append(pairs.reshape(-1, 2, pairs.shape[3]))
-        own = np.array([names.index(n) for n in one.origins], dtype=np.int64)[one.origin]
-        origin.append(np.repeat(own, one.steps))
-    counted = dict(first.left_out)
-    for name, number in second.left_out.items():
-        counted[name] = counted.get(name, 0) + number
-    return replace(
-        first, windows=np.concatenate(windows), origin=np.concatenate(origin), origins=names, left_out=counted
-    )

@@ -67,12 +67,13 @@ class Mechanism:
     """A gas phase: its species, reactions, thermodynamics and reactors.
 
     Args:
-        source: a path, or the name of a file that Cantera ships (`"h2o2.yaml"`, `"gri30.yaml"`).
-        phase: the phase of the file; the first one when None. It must be an ideal gas.
+        source: a path, or the name of a file that Cantera ships (`"h2o2.yaml"`, `"gri30.yaml"`); `"FILE#PHASE"` for
+            another phase than its first.
+        phase: the phase of the file, which must be an ideal gas; when None that of `source`.
         transport: `"mixture-averaged"`, `"multicomponent"`, `"unity-Lewis-number"`; the file's choice when None.
 
     Attributes:
-        source: the string given (empty for `from_yaml`).
+        source: the string given, with the phase if one was named: what opens it again (empty for `from_yaml`).
         species: names, in the order of the mass fractions.
         elements: names, in the order of the columns of `composition`.
         composition: atoms of each element in each species, (s, e).
@@ -86,15 +87,19 @@ class Mechanism:
     """
 
     def __init__(self, source: str | Path, phase: str | None = None, transport: str | None = None):
-        self.source = str(source)
+        file, _, named = str(source).rpartition("#")
+        if not file or Path(source).exists():  # no phase is named
+            file, named = str(source), ""
+        self._file, named = file, phase or named
+        self.source = f"{file}#{named}" if named else file
         self._text: str | None = None
-        self._open(phase, transport)
+        self._open(named or None, transport)
 
     @classmethod
     def from_yaml(cls, text: str, phase: str | None = None, transport: str | None = None) -> Mechanism:
         """A mechanism from the text of a Cantera YAML file, such as `to_yaml` of a reduced one."""
         self = cls.__new__(cls)
-        self.source, self._text = "", text
+        self.source, self._file, self._text = "", "", text
         self._open(phase, transport)
         return self
 
@@ -127,7 +132,7 @@ class Mechanism:
         if gas.thermo_model != "ideal-gas":
             raise ValueError(
                 f"phase {gas.name!r} of mechanism {name!r} is {gas.thermo_model}, but must be an ideal-gas;"
-                " name another phase of the file if it has one"
+                " name another phase of the file, if it has one, as in FILE#PHASE"
             )
         if not gas.n_reactions:
             raise ValueError(f"mechanism {name!r} has {gas.n_species} species but no reactions")
@@ -145,13 +150,13 @@ class Mechanism:
             with quiet():
                 return ct.Solution(yaml=self._text, name=self._phase or "", **options)
         with quiet():
-            return ct.Solution(self.source, self._phase or "", **options)
+            return ct.Solution(self._file, self._phase or "", **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a phase is a pointer into C++: another process reads the mechanism again
         if self._text is not None:
             return Mechanism.from_yaml, (self._text, self._phase, self._transport)
-        return Mechanism, (self.source, self._phase, self._transport)
+        return Mechanism, (self._file, self._phase, self._transport)
 
     def __repr__(self) -> str:
         return f"Mechanism({self.source or self.gas.name!r}: {self.n_species} species, {self.n_reactions} reactions)"

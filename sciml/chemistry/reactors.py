@@ -24,6 +24,7 @@ __all__ = ["FAILED", "OK", "REFUSED", "Advanced", "Integrator", "advance", "traj
 
 Array = NDArray[np.float64]
 OK, REFUSED, FAILED = 0, 1, 2
+_ABSENT = 1e-30  # kmol of an element in a kilogram below which there is none of it
 RTOL, ATOL = 1e-9, 1e-15
 
 
@@ -176,6 +177,7 @@ def advance(
             reasons[int(row)] = f"was not integrated: {sentence(error)}"
             engine.rebuild()  # so that this failure is not handed on
     seconds = time.perf_counter() - started
+    silence(mechanism, before, after)
     return Advanced(after, status, seconds, engine.rebuilt, engine.rescued, engine.clipped, reasons)
 
 
@@ -212,7 +214,9 @@ def trajectory(
     if at.ndim != 1 or not np.isfinite(at).all() or (at < 0).any() or (np.diff(at) < 0).any():
         raise ValueError("times must be a list of seconds that are not negative and do not decrease")
     engine = Integrator(mechanism, reactor, rtol, atol)
-    return _along(engine, initial[0], at)
+    path = _along(engine, initial[0], at)
+    silence(mechanism, initial, path[None])
+    return path
 
 
 def trajectories(
@@ -240,7 +244,28 @@ def trajectories(
         except RuntimeError:
             status[row] = FAILED
             engine.rebuild()
+    silence(mechanism, before, paths)
     return paths, status
+
+
+def silence(mechanism: Mechanism, before: Array, after: Array) -> None:
+    """Set to zero, in place, what the integrator leaves of species that cannot be there.
+
+    They hold an element of which the state at the start has none, as all with carbon do where hydrogen burns. What is
+    left, 1e-50 and less, is told from zero where fractions are raised to small powers.
+
+    Args:
+        mechanism: the chemistry.
+        before: (n, 2+s), the states at the start.
+        after: (n, 2+s) or (n, m, 2+s), what became of each.
+    """
+    atoms = mechanism.composition / mechanism.molar_masses[:, None]
+    # charge is zero in all that is neutral, and yet there may be carriers of it
+    lacking = (before[:, 2:] @ atoms < _ABSENT) & (atoms >= 0).all(axis=0)
+    absent = lacking.astype(float) @ (atoms > 0).T > 0
+    fractions = after[..., 2:]
+    where = absent.reshape(len(absent), *[1] * (after.ndim - 2), -1) & np.isfinite(fractions)
+    np.copyto(fractions, 0.0, where=where)
 
 
 def _refused(mechanism: Mechanism, states: Array) -> tuple[dict[int, str], NDArray[np.int8]]:

@@ -23,13 +23,14 @@ from sciml.files import read_h5, write_h5
 
 if TYPE_CHECKING:
     from sciml.chemistry.labels import Dataset
-    from sciml.chemistry.mechanism import Mechanism
+    from sciml.chemistry.mechanism import Mechanism, Reactor
     from sciml.chemistry.surrogate import Surrogate
     from sciml.training import History
 
 __all__ = ["KINDS", "Drawn", "Sampling", "Training", "draw", "grid_of", "ranges_of", "train", "visited"]
 
 Progress = Callable[[int, int], None]
+_LONGEST = 200_000  # steps of a rollout whose states are learnt
 KINDS = ("manifold", "perturbed", "relaxed", "nearby", "multi-scale", "evolution", "monte carlo")
 
 
@@ -96,8 +97,11 @@ class Training:
     visits: int = 100
 
     def __post_init__(self) -> None:
-        if self.rounds < 0 or self.visits < 1:
-            raise ValueError(f"rounds ({self.rounds}) must not be negative and visits ({self.visits}) at least 1")
+        if self.rounds < 0 or self.tuning < 0 or self.visits < 1 or self.batch < 1:
+            raise ValueError(
+                f"rounds ({self.rounds}) and tuning ({self.tuning}) must not be negative, visits ({self.visits}) and"
+                f" batch ({self.batch}) at least 1"
+            )
 
     def layers(self, reactive: int) -> tuple[int, ...]:
         """Widths for so many reactive species."""
@@ -114,6 +118,7 @@ class Drawn:
         hash: of its content.
         ranges: of the charges.
         seed: of the draws.
+        reactor: of the ignitions, and of the labels unless another one is named.
     """
 
     samples: Samples
@@ -121,6 +126,7 @@ class Drawn:
     hash: str
     ranges: Ranges
     seed: int
+    reactor: Reactor = "constant-pressure"
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -136,6 +142,7 @@ class Drawn:
             "hash": self.hash,
             "ranges": self.recorded,
             "seed": self.seed,
+            "reactor": self.reactor,
             "origins": samples.origins,
             "left_out": dict(samples.left_out),
         }
@@ -153,7 +160,8 @@ class Drawn:
         if told.get("kind") != "states":
             raise ValueError(f"{path} holds {told.get('kind')!r}, but states are wanted: the file of `sciml sample`")
         samples = Samples(arrays["states"], arrays["origin"], tuple(told["origins"]), told["left_out"])
-        return cls(samples, told["mechanism"], told["hash"], ranges_of(told["ranges"]), told["seed"])
+        reactor = told.get("reactor", "constant-pressure")
+        return cls(samples, told["mechanism"], told["hash"], ranges_of(told["ranges"]), told["seed"], reactor)
 
 
 def ranges_of(stored: dict[str, Any]) -> Ranges:
@@ -163,7 +171,13 @@ def ranges_of(stored: dict[str, Any]) -> Ranges:
 
 
 def grid_of(mechanism: Mechanism, ranges: Ranges, counts: tuple[int, int]) -> np.ndarray:
-    """Charges (n, 2+s) on a grid of temperatures and equivalence ratios, ends included, at pressures of the range."""
+    """Charges (n, 2+s) on a grid of temperatures and equivalence ratios, ends included, at pressures of the range.
+
+    Raises:
+        ValueError: for a count below 1.
+    """
+    if min(counts) < 1:
+        raise ValueError(f"grid is {counts[0]},{counts[1]}, but must be two numbers of at least 1")
     T, phi = np.linspace(*ranges.T, counts[0]), np.geomspace(*ranges.phi, counts[1])
     T, phi = (v.reshape(-1) for v in np.meshgrid(T, phi, indexing="ij"))
     # shares by the golden ratio: every part of the grid meets every pressure
@@ -178,6 +192,7 @@ def draw(
     sampling: Sampling | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    reactor: Reactor = "constant-pressure",
 ) -> Drawn:
     """Draw states of all kinds asked for, filter, deduplicate and shuffle them.
 
@@ -187,6 +202,7 @@ def draw(
         sampling: which states.
         seed: of all draws.
         progress: called with (done, all) trajectories.
+        reactor: of the ignitions: what the steps of the surrogate will keep.
 
     Raises:
         ValueError: if the fuel is not in the mechanism, or nothing burns.
@@ -196,8 +212,8 @@ def draw(
     each = sampling.states // len(sampling.kinds)
     points = max(each // sampling.ignitions, 20)
     # what is asked for must not lie at the edge of what is known
-    wide = ranges.widened()
-    base = manifold(mechanism, wide, generator, sampling.ignitions, 0, 0, points, progress)
+    wide = _widened(ranges, *mechanism.temperature_range)
+    base = manifold(mechanism, wide, generator, sampling.ignitions, 0, 0, points, progress, reactor)
     flames = 0 if mechanism.inspection.without_transport else sampling.flames
     if burning := flames_of(mechanism, wide, flames, generator) if flames else ():
         base = concatenate([base, after_transport(mechanism, burning, max(each // 3, 1), generator)])
@@ -216,7 +232,7 @@ def draw(
                 [perturbed(mechanism, base, half, generator, sampling.alpha, 0.02, 0.0, keep) for keep in (True, False)]
             )
         elif kind == "relaxed":
-            found = relaxed(mechanism, wide, each, generator, sampling.alpha, progress=progress)
+            found = relaxed(mechanism, wide, each, generator, sampling.alpha, progress=progress, reactor=reactor)
         elif kind == "nearby":
             small = sampling.alpha * 10 ** generator.uniform(-4, 0, each)
             found = perturbed(mechanism, base, each, generator, small, temperature=0.002)
@@ -226,7 +242,7 @@ def draw(
             found = multi_scale(mechanism, ranges, each, generator, ceiling=top)
         else:
             first = multi_scale(mechanism, ranges, max(each // 6, 1), generator, ceiling=top)
-            found = evolved(mechanism, first, generator, progress=progress)
+            found = evolved(mechanism, first, generator, progress=progress, reactor=reactor)
         if sampling.factor:
             limits = {
                 "fractions beyond the manifold's": fractions_within(base.states, sampling.factor),
@@ -235,7 +251,13 @@ def draw(
             found = found.filtered(mechanism, limits)
         parts.append(found)
     samples = concatenate(parts).deduplicated().shuffled(generator)
-    return Drawn(samples, mechanism.source, mechanism.hash, ranges, seed)
+    return Drawn(samples, mechanism.source, mechanism.hash, ranges, seed, reactor)
+
+
+def _widened(ranges: Ranges, low: float, high: float) -> Ranges:
+    """Wider ranges whose temperatures leave those from `low` to `high` only where the given ones do."""
+    wide = ranges.widened()
+    return replace(wide, T=(min(ranges.T[0], max(wide.T[0], low)), max(ranges.T[1], min(wide.T[1], high))))
 
 
 def train(
@@ -257,7 +279,7 @@ def train(
         workers: processes that label what rollouts meet; as for `label`.
 
     Raises:
-        ValueError: if the labels are those of another mechanism.
+        ValueError: if the labels are those of another mechanism, or the training diverges.
     """
     from sciml.chemistry.surrogate import Surrogate
     from sciml.optimizers import SOAP
@@ -280,6 +302,8 @@ def train(
         seed=seed,
         checkpoint=checkpoint,
     )
+    if history.diverged:
+        raise ValueError(f"the training {history.status}")
     model.settings = replace(model.settings, labels=_origin(dataset))
     states, after = dataset.states, dataset.next_states
     for number in range(1, training.rounds + 1):
@@ -302,15 +326,16 @@ def visited(
     Raises:
         ValueError: if no charge ignites.
     """
-    kicked = on_the_way(mechanism, ranges, n // 2, generator).states[: n // 2]
+    options: dict[str, Any] = {"reactor": model.settings.reactor}
+    kicked = on_the_way(mechanism, ranges, n // 2, generator, **options).states[: n // 2]
     starts = np.concatenate([ranges.charges(mechanism, n - len(kicked), generator), kicked])
-    delays = np.array([mechanism.ignition(start, reactor=model.settings.reactor).delay for start in starts])
+    delays = np.array([mechanism.ignition(start, **options).delay for start in starts])
     order = np.argsort(delays)[: int(np.isfinite(delays).sum())]
     if not len(order):
         raise ValueError(f"none of {n} charges ignites, so there is nothing to visit in these ranges")
     found = []
     for few in np.array_split(order, math.ceil(len(order) / 20)):  # all paths at once would not fit into memory
-        ends = np.ceil(1.5 * delays[few] / model.dt).astype(int)
+        ends = np.ceil(np.minimum(1.5 * delays[few] / model.dt, _LONGEST)).astype(int)
         paths = model.rollout(starts[few], int(ends.max()))
         found += [along(path[: end + 1], points) for path, end in zip(paths, ends, strict=True)]
     return named(np.concatenate(found), "visited")

@@ -137,7 +137,6 @@ def reduce(
     evaluate: Evaluation,
     fixed: np.ndarray,
     options: Options | None = None,
-    start: Sequence[np.ndarray] = (),
     seed: int = 0,
     store: Store | None = None,
     keep: Keep | None = None,
@@ -149,7 +148,6 @@ def reduce(
         evaluate: mask -> size, errors.
         fixed: (d,) boolean: what is never deleted.
         options: how to search.
-        start: masks simulated first; they count.
         seed: of every draw; the same seed finds the same masks.
         store: a cache on disk: a search that was killed repeats its way through it at once.
         keep: called with the archive after every batch.
@@ -157,6 +155,9 @@ def reduce(
 
     Returns:
         The reduction; masks simulated never exceed the budget.
+
+    Raises:
+        ArithmeticError: if the whole is out of tolerance or time, or its worker died.
     """
     options = options or Options()
     fixed = np.asarray(fixed, dtype=bool)
@@ -164,7 +165,10 @@ def reduce(
     with parallel.kept(options.workers) as team:
         options = replace(options, workers=team)
         trial = _Trial(evaluate, options, store, archive)
-        trial([np.ones(len(fixed)), *start])
+        trial([np.ones(len(fixed))])
+        if not archive.feasible[0]:
+            late = "" if options.timeout is None else f" within the {options.timeout:g} s of its time limit"
+            raise ArithmeticError(f"the full mechanism does not meet every tolerance{late}, so no part of it is sought")
         for ranking in rankings:
             _bisect(trial, fixed, ranking)
         if archive.best is not None and len(archive) < options.budget:

@@ -175,7 +175,8 @@ def with_elements(mechanism: Mechanism, drawn: Array, target: Array) -> tuple[Ar
     atoms = mechanism.composition
     per_mass = atoms / mechanism.molar_masses[:, None]
     wanted = target @ per_mass
-    present = wanted > 1e-14 * wanted.max(axis=1, keepdims=True)
+    # charge is zero in all that is neutral, and yet there may be carriers of it
+    present = (wanted > 1e-14 * wanted.max(axis=1, keepdims=True)) | (atoms < 0).any(axis=0)
     allowed = ((atoms > 0)[None] <= present[:, None, :]).all(axis=2)
     # moles and wanted moles in units of the total, so that multipliers are of order one
     size = wanted.sum(axis=1, keepdims=True)

@@ -90,6 +90,7 @@ class Surrogate(nn.Module):
     """
 
     reactive: Tensor
+    made: Tensor
     heats: Tensor
 
     def __init__(
@@ -110,6 +111,7 @@ class Surrogate(nn.Module):
         self.inputs, self.increment, self.familiarity = inputs, increment, familiarity
         self.boxcox = BoxCox(settings.lmbda)
         self.register_buffer("reactive", torch.as_tensor(settings.reactive))
+        self.register_buffer("made", torch.searchsorted(self.reactive, affinity.made), persistent=False)
         # neighbours among the reactive species: copying ranges is several times as fast as gathering columns
         reactive = set(settings.reactive)
         first, past = ([k + i for k in settings.reactive if k + d not in reactive] for i, d in ((0, -1), (1, 1)))
@@ -134,11 +136,19 @@ class Surrogate(nn.Module):
 
     # ------------------------------------------------------------------------------------------------- the graph
 
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs of the network before standardisation (n, m), the gate g (n,) and the affinities (n, k)."""
+    def features(self, x: Tensor, elements: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs of the network before standardisation (n, m), the gate g (n,) and the affinities (n, k).
+
+        Args:
+            x: (n, 2+s).
+            elements: of its reactive species (n, e), if they are known already.
+        """
         T, p, Y = x[:, 0], x[:, 1], x[:, 2:]
         logs = Y.clamp_min(FLOOR).log()
         A = self.affinity(T, p, Y, logs)
+        elements = self.conservation.moles(self.reacting(Y)) if elements is None else elements
+        if (impossible := self.conservation.impossible(elements)) is not None:
+            A = torch.where(impossible.index_select(1, self.made), 0.0, A)  # what cannot be made is at rest
         seen = self.affinity.measurable(A, logs)
         size = (seen.square().mean(1) + 1e-24).sqrt()
         shown = (size + _QUIET)[:, None]
@@ -164,7 +174,7 @@ class Surrogate(nn.Module):
 
     def __call__(self, states: Any) -> Any:
         """States one step later: arrays as `step` does, tensors as `forward` does."""
-        return self.step(states) if isinstance(states, np.ndarray) else super().__call__(states)
+        return super().__call__(states) if isinstance(states, Tensor) else self.step(states)
 
     def forward(self, x: Tensor) -> Tensor:
         """States (n, 2+s) one step later, in float64, differentiable."""
@@ -202,7 +212,7 @@ class Surrogate(nn.Module):
             heat: likewise.
             precision: of the network; None is float64 for fewer than 8192 states and float32 for more.
         """
-        z, gate, A = self.features(x)
+        z, gate, A = self.features(x, elements)
         if precision is None:
             precision = torch.float64 if len(x) < _MANY else torch.float32
         change = self.increments(self.inputs(z).to(precision), gate.to(precision), self.region(x)).double()
@@ -247,11 +257,11 @@ class Surrogate(nn.Module):
         """States (n, steps+1, 2+s) at 0, dt, 2 dt ..., the initial one first.
 
         Raises:
-            ValueError: for a bad state, a negative number of steps, or a dt that is not the trained one.
+            ValueError: for a bad state, an impossible number of steps, or a dt that is not the trained one.
         """
         self._check_step(dt)
-        if steps < 0:
-            raise ValueError(f"steps is {steps}, but must not be negative")
+        if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 0:
+            raise ValueError(f"steps is {steps!r}, but must be a whole number that is not negative")
         x = self.checked(states)
         out = np.empty((len(x), steps + 1, x.shape[1]))
         out[:, 0] = x.numpy()
@@ -304,7 +314,7 @@ class Surrogate(nn.Module):
         return out
 
     def _check_step(self, dt: float | None) -> None:
-        if dt is not None and abs(dt - self.dt) > 1e-9 * self.dt:
+        if dt is not None and not abs(dt - self.dt) <= 1e-9 * self.dt:
             raise ValueError(f"dt is {dt:g} s, but this surrogate was trained for {self.dt:g} s only")
 
     def checked(self, states: np.ndarray) -> Tensor:
@@ -392,7 +402,8 @@ class Surrogate(nn.Module):
             checkpoint: file of the training on pairs, to resume from.
 
         Raises:
-            ValueError: if the arrays do not fit the mechanism or each other, or a fraction is negative.
+            ValueError: if the arrays do not fit the mechanism or each other, a fraction is negative, or an expert has
+                no states.
         """
         if reactor not in ("constant-pressure", "constant-volume"):
             raise ValueError(f"reactor is {reactor!r}, but must be 'constant-pressure' or 'constant-volume'")
@@ -400,6 +411,13 @@ class Surrogate(nn.Module):
             raise ValueError(f"dt is {dt!r}, but must be a positive number of seconds")
         model = cls._blank(np.asarray(states, float), mechanism, dt, reactor, widths, edges, lmbda, seed)
         examples = model._examples(states, next_states)
+        met = torch.bincount(examples[2], minlength=len(model.experts))
+        if not bool(met.all()):
+            border = [0.0, *model.settings.edges, float("inf")]
+            low, high = border[int(met.argmin())], border[int(met.argmin()) + 1]
+            raise ValueError(
+                f"edges is {', '.join(f'{e:g}' for e in edges)} K, but no state lies from {low:g} to {high:g} K"
+            )
         model._standardise(examples)
         history = model._trained(examples, stages, batch, seed, checkpoint)
         if tuning and windows is not None:
@@ -465,7 +483,7 @@ class Surrogate(nn.Module):
             reactor,
             tuple(reactive),
             float(lmbda),
-            tuple(float(e) for e in edges),
+            tuple(sorted(float(e) for e in edges)),
             mechanism.temperature_range,
         )
         experts = [Expert.drawn(inputs, widths, len(reactive), generator) for _ in range(len(settings.edges) + 1)]
@@ -517,15 +535,26 @@ class Surrogate(nn.Module):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is not the file of a surrogate.
+            ValueError: if it is not the file of a surrogate, or a damaged one.
         """
         description, arrays = read_h5(path)
         if description.get("kind") != "surrogate":
             raise ValueError(f"{path} holds {description.get('kind')!r}, but load reads the file of a Surrogate")
-        stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description["settings"].items()}
-        settings = Settings(**stored)
         if "experts.0.shortcut" not in arrays:
             raise ValueError(f"{path} was written by an earlier version of this package, so it must be trained again")
+        try:
+            model = cls._restored(description, arrays)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            said = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
+            raise ValueError(f"{path} is no surrogate that this version of the package can read: {said}") from error
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError(f"{path} is damaged: it holds a number that is not finite")
+        return model
+
+    @classmethod
+    def _restored(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description["settings"].items()}
+        settings = Settings(**stored)
         parts, columns = arrays["familiarity.centres"].shape
 
         def of(name: str) -> Tensor:

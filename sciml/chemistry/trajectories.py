@@ -15,7 +15,7 @@ from sciml.chemistry.samples import Samples, concatenate
 from sciml.chemistry.sampling import Array, Generator, Ranges, check_count, inside, named, perturbed
 
 if TYPE_CHECKING:
-    from sciml.chemistry.mechanism import Mechanism
+    from sciml.chemistry.mechanism import Mechanism, Reactor
 
 __all__ = ["along", "evolved", "manifold", "on_the_way", "relaxed"]
 
@@ -31,6 +31,7 @@ def manifold(
     flames: int = 0,
     points: int = 200,
     progress: Callable[[int, int], None] | None = None,
+    reactor: Reactor = "constant-pressure",
 ) -> Samples:
     """States along ignitions, the burning branches of stirred reactors and free flames of random charges.
 
@@ -47,6 +48,7 @@ def manifold(
         flames: how many flames.
         points: states of each ignition.
         progress: called with (done, all).
+        reactor: of the ignitions; a charge that burns at constant volume rises in pressure.
 
     Raises:
         ValueError: if nothing is asked for, or nothing burns.
@@ -60,11 +62,11 @@ def manifold(
     charges[ignitions:, 0] = max(300.0, mechanism.temperature_range[0])
     for number, charge in enumerate(charges):
         if number < ignitions:
-            run = mechanism.ignition(charge)
+            run = mechanism.ignition(charge, reactor=reactor)
             states, kind = None, "ignition"
             if run.status == "ignited":
                 late = run.delay * np.geomspace(0.01, 1000.0, 200)  # radicals recombine long after the runaway
-                path = np.concatenate([run.states, mechanism.trajectory(run.states[-1], late)])
+                path = np.concatenate([run.states, mechanism.trajectory(run.states[-1], late, reactor=reactor)])
                 states = along(path, points, np.concatenate([np.zeros(len(run.states)), np.log(late / late[0])]))
         elif number < ignitions + stirred:
             branch = mechanism.extinction(charge, ratio=1.3, tolerance=0.05)
@@ -113,6 +115,7 @@ def relaxed(
     alpha: float = 0.15,
     points: int = 20,
     progress: Callable[[int, int], None] | None = None,
+    reactor: Reactor = "constant-pressure",
 ) -> Samples:
     """States along the ignitions of perturbed states that are on their way to ignition themselves.
 
@@ -126,6 +129,7 @@ def relaxed(
         alpha: see `perturbed`.
         points: states of each trajectory.
         progress: called with (done, all) charges.
+        reactor: of the ignitions.
 
     Raises:
         ValueError: if nothing burns.
@@ -137,10 +141,10 @@ def relaxed(
         if progress is not None:
             progress(done, total)
 
-    moved = on_the_way(mechanism, ranges, _EACH * charges, generator, alpha, report)
+    moved = on_the_way(mechanism, ranges, _EACH * charges, generator, alpha, report, reactor)
     paths = []
     for number, state in enumerate(moved.states):
-        run = mechanism.ignition(state)
+        run = mechanism.ignition(state, reactor=reactor)
         if run.status == "ignited":
             paths.append(along(run.states, points))
         report(charges + number + 1, total)
@@ -157,6 +161,7 @@ def on_the_way(
     generator: Generator,
     alpha: float = 0.15,
     progress: Callable[[int, int], None] | None = None,
+    reactor: Reactor = "constant-pressure",
 ) -> Samples:
     """Perturbed states on their way to ignition.
 
@@ -170,6 +175,7 @@ def on_the_way(
         generator: draws the charges, the shares and the powers.
         alpha: see `perturbed`.
         progress: called with (done, all) charges.
+        reactor: of the ignitions.
 
     Raises:
         ValueError: if nothing burns.
@@ -177,7 +183,7 @@ def on_the_way(
     charges = ranges.charges(mechanism, max(-(-n // _EACH), 1), generator)
     starts = []
     for number, charge in enumerate(charges):
-        run = mechanism.ignition(charge)
+        run = mechanism.ignition(charge, reactor=reactor)
         if run.status == "ignited":
             starts.append(run.states[np.searchsorted(run.times, run.delay * generator.uniform(0, 1, _EACH))])
         if progress is not None:
@@ -203,6 +209,7 @@ def evolved(
     rtol: float = 1e-6,
     atol: float = 1e-12,
     progress: Callable[[int, int], None] | None = None,
+    reactor: Reactor = "constant-pressure",
 ) -> Samples:
     """Each state and states on its own trajectory, at times uniform in the logarithm (evolution augmentation).
 
@@ -218,6 +225,7 @@ def evolved(
         rtol: relative tolerance; these are inputs, not labels, so that it may be loose.
         atol: absolute tolerance.
         progress: called with (done, all).
+        reactor: what the trajectories keep.
 
     Raises:
         ValueError: for impossible times or counts.
@@ -229,7 +237,7 @@ def evolved(
     for number, state in enumerate(samples.states):
         times = np.exp(np.sort(generator.uniform(np.log(shortest), np.log(duration), points)))
         try:
-            found.append(mechanism.trajectory(state, times, rtol=rtol, atol=atol))
+            found.append(mechanism.trajectory(state, times, rtol=rtol, atol=atol, reactor=reactor))
             origin += [samples.origin[number]] * points
         except RuntimeError:
             failed += 1

@@ -65,6 +65,23 @@ def test_a_surrogate_that_never_ignites_has_infinite_error(mechanism):
     assert np.isinf(found.error).all() and found.summary()["species profiles, mean error"] == np.inf
 
 
+def test_a_dilute_charge_that_warms_by_less_than_100_kelvin_is_compared(mechanism):
+    dilute = mechanism.state(np.array([1400.0]), 101325.0, "H2", "O2:1, AR:400")
+    found = accuracy.ignitions(Stretched(mechanism, 1.1), mechanism, dilute)
+    assert np.ptp(found.reference[0][:, 0]) < 100
+    assert found.error == pytest.approx([0.1], rel=0.05)
+
+
+def test_what_cannot_be_compared_is_left_out_and_counted(mechanism):
+    states = mechanism.state(np.array([300.0, 1300.0, 2600.0]), np.array([1.0, 1.0, 100.0]) * 101325.0)
+    found = accuracy.ignitions(Stretched(mechanism), mechanism, states)
+    assert found.left_out == {"did not ignite": 1, "ignited within a step": 1} and len(found.exact) == 1
+    np.testing.assert_array_equal(found.states, states[1:2])
+    assert found.summary()["left out: did not ignite"] == 1
+    with pytest.raises(ValueError, match="none of 2 states .* 1 did not ignite, 1 ignited within a step"):
+        accuracy.ignitions(Stretched(mechanism), mechanism, states[[0, 2]])
+
+
 def test_delays_between_steps():
     t = DT * np.arange(200)
     for where in (100.2e-6, 100.5e-6, 100.9e-6):
@@ -95,6 +112,9 @@ def test_one_step_errors_are_relative_to_the_change(mechanism):
     assert accuracy.overall(rows) == pytest.approx(1.0, abs=1e-12)
     assert {row["species"] for row in rows} == set(mechanism.species) - {"N2", "AR"}
     assert sum(row["states"] for row in rows if row["species"] == "OH") == 39
+    cold = mechanism.state(np.full(3, 400.0), 101325.0)  # where nothing happens, rounding is no error
+    rounded = cold + 1e-25
+    assert accuracy.overall(accuracy.one_step(Still(mechanism), rounded, cold)) < 1e-3
 
 
 def test_recovery_tells_a_good_surrogate_from_a_slow_one(mechanism):

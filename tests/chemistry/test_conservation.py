@@ -59,6 +59,33 @@ def test_a_defect_is_shared_rather_than_refused():
     assert new[0, _H2.index("O2")] < old[0, _H2.index("O2")]
 
 
+def test_species_of_an_absent_element_stay_and_stop_nothing():
+    gri = Mechanism("gri30.yaml")
+    keep = conservation(gri)
+    start = gri.state([1100.0, 1500.0], 101325.0, fuel="H2")
+    old, end = (torch.as_tensor(a[:, 2:]) for a in (start, gri.equilibrium(start)))
+    carbon = torch.as_tensor(gri.composition[:, gri.elements.index("C")] > 0)
+    proposed = torch.where(carbon, 1e-12, end)  # traces that no multipliers remove
+    new = keep(old, proposed, keep.moles(old))
+    assert not new[:, carbon].any()
+    torch.testing.assert_close(new, end, rtol=1e-6, atol=1e-9)
+    methane = keep.impossible(keep.moles(torch.as_tensor(gri.state([1500.0], 101325.0, "CH4")[:, 2:])))
+    assert torch.equal(methane.nonzero(), torch.tensor([[0, gri.index("AR")]]))
+
+
+def test_ions_may_form_in_what_is_neutral():
+    ions = Mechanism("gri30_ion.yaml")
+    keep = conservation(ions)
+    charge = torch.as_tensor(ions.composition[:, ions.elements.index("E")] / ions.molar_masses)
+    burnt = ions.equilibrium(ions.state([1500.0], 101325.0, "CH4"))[:, 2:]
+    old = torch.as_tensor(np.where(charge == 0, burnt, 0.0))
+    proposed = old.clone()
+    cation, electron = ions.index("H3O+"), ions.index("E")
+    proposed[0, cation], proposed[0, electron] = 2e-9, 1e-9 * ions.molar_masses[electron] / ions.molar_masses[cation]
+    new = keep(old, proposed, keep.moles(old))
+    assert new[0, cation] > 1e-10 and abs(float(new[0] @ charge)) < 1e-20
+
+
 def test_affinities_vanish_at_equilibrium_and_only_there(mechanism):
     fuel = "CH4" if "CH4" in mechanism.species else "H2"
     start = mechanism.state([900.0, 1500.0, 2200.0], [1e5, 2e6, 5e4], fuel=fuel, phi=[0.6, 1.0, 1.7])

@@ -120,6 +120,13 @@ def test_what_transport_leaves_is_cleaned_inside_the_graph(folder, states):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7 * max(np.abs(b).max(), 1e-12))
 
 
+def test_cells_that_are_no_states_are_called_outside(folder, states):
+    spoilt = states[:6].copy()
+    spoilt[0, 0], spoilt[1, 1], spoilt[2, 5], spoilt[3, 2:], spoilt[4, 1] = np.nan, np.nan, np.nan, 0.0, -1.0
+    score = session(folder).run(None, {"states": spoilt})[2]
+    assert (score[:5] > 1).all() and np.isfinite(score[5])
+
+
 def test_the_manifest_says_what_a_caller_must_know(mechanism, surrogate, folder):
     told = json.loads((folder / "manifest.json").read_text())
     assert told == json.loads(json.dumps(manifest(surrogate)))
@@ -153,6 +160,9 @@ def test_the_example_refuses_another_step_and_species(surrogate, folder, states)
     assert rates.shape == (len(states), 10) and score.shape == (len(states),)
     with pytest.raises(ValueError, match="trained for 1e-06 s"):
         client.rates(states, 2e-6)
+    assert [a.shape for a in client.rates(states[:0], 1e-6)] == [(0, 10), (0,)]
+    with pytest.raises(ValueError, match="add up to 0.25 to 0.25"):
+        client.states(np.array([1000.0]), np.array([1e5]), {"H2": np.array([0.03]), "O2": np.array([0.22])})
     with pytest.raises(ValueError, match="does not have the species CH4"):
         client.states(np.array([1000.0]), np.array([1e5]), {"CH4": np.array([1.0])})
 

@@ -100,6 +100,48 @@ def test_a_full_disk_keeps_the_finished_chunks(mechanism, tmp_path, monkeypatch)
     assert len(label(mechanism, samples, path, chunk=2)) == 6
 
 
+def test_a_disk_that_is_full_before_the_plan_is_written_leaves_nothing(mechanism, tmp_path, monkeypatch):
+    def full(file, *rest):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(labels, "write_h5", full)
+    with pytest.raises(OSError, match="No space"):
+        label(mechanism, drawn(mechanism, 2), tmp_path / "l.h5")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mechanism_that_moved_goes_on(mechanism, tmp_path):
+    samples, path = drawn(mechanism, 4), tmp_path / "l.h5"
+
+    def stop(done, total):
+        raise Crash
+
+    with pytest.raises(Crash):
+        label(mechanism, samples, path, chunk=2, progress=stop)
+    (tmp_path / "moved.yaml").write_text(mechanism.to_yaml())
+    moved = Mechanism(tmp_path / "moved.yaml")
+    moved.hash = mechanism.hash  # what Cantera writes has other digits than a copy of the file would have
+    found = label(moved, samples, path, chunk=2)
+    assert len(found) == 4 and found.mechanism == moved.source
+
+
+def test_a_damaged_chunk_is_named(mechanism, tmp_path):
+    samples, path = drawn(mechanism, 4), tmp_path / "l.h5"
+
+    def stop(done, total):
+        if done == total:
+            raise Crash
+
+    with pytest.raises(Crash):
+        label(mechanism, samples, path, chunk=2, progress=stop)
+    chunk = tmp_path / "l.h5.chunks" / "chunk-000000.h5"
+    chunk.write_bytes(chunk.read_bytes()[:600])
+    with pytest.raises(ValueError, match=r"chunk-000000.h5 is damaged.*; without it, the chunk is labelled again"):
+        resume(path)
+    chunk.unlink()
+    assert len(resume(path)) == 4
+
+
 def test_processes_give_the_same_labels(mechanism, tmp_path):
     samples = drawn(mechanism, 8)
     here = label(mechanism, samples, tmp_path / "a.h5", steps=2, chunk=2)

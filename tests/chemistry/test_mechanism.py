@@ -176,6 +176,27 @@ def test_missing_and_broken_files(tmp_path):
         Mechanism("")
 
 
+def test_what_cannot_be_there_is_exactly_zero():
+    gri = Mechanism("gri30.yaml")
+    charge = gri.state([1400.0], ATM, "H2")
+    carbon = np.concatenate([[False, False], gri.composition[:, gri.elements.index("C")] > 0])
+    run = gri.ignition(charge[0])
+    assert run.status == "ignited" and run.states[-1, 2 + gri.index("NO")] > 0
+    found = (run.states, gri.advance(charge, 1e-4).states, gri.trajectory(charge[0], [1e-5, 1e-4]))
+    assert not any(part[:, carbon].any() for part in found)
+
+
+def test_another_phase_of_a_file_is_named_behind_it():
+    found = Mechanism("nDodecane_Reitz.yaml#nDodecane_IG")
+    same = Mechanism("nDodecane_Reitz.yaml", phase="nDodecane_IG")
+    assert found.source == same.source == "nDodecane_Reitz.yaml#nDodecane_IG" and found.hash == same.hash
+    assert pickle.loads(pickle.dumps(same)).hash == Mechanism(same.source).hash == found.hash
+    with pytest.raises(ValueError, match=r"'nDodecane_RK' .* as in FILE#PHASE"):
+        Mechanism("nDodecane_Reitz.yaml")
+    with pytest.raises(ValueError, match="nDodecane_Reitz.yaml#none' cannot be read"):
+        Mechanism("nDodecane_Reitz.yaml#none")
+
+
 def test_a_mechanism_travels_and_keeps_its_hash(h2, tmp_path):
     other = pickle.loads(pickle.dumps(h2))
     assert other.hash == h2.hash and other.species == h2.species and other.gas is not h2.gas

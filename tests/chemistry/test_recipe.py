@@ -34,6 +34,55 @@ def test_fresh_charges_and_equilibria_lie_inside(mechanism, drawn):
     assert (np.abs(mechanism.equilibrium(burnt)[:, 0] - burnt[:, 0]) < 2).any()
 
 
+def test_charges_that_burn_at_constant_volume_rise_in_pressure(mechanism):
+    ranges, few = Ranges("H2", (1000.0, 1500.0)), Sampling(("manifold", "relaxed"), 300, 3, 0)
+    found = draw(mechanism, ranges, few, seed=1, reactor="constant-volume")
+    states, kinds = found.samples.states, np.array(found.samples.origins)[found.samples.origin]
+    assert found.reactor == "constant-volume"
+    for kind in set(kinds) - {"charge"}:
+        burnt = states[(kinds == kind) & (states[:, 0] > 2000)]
+        # p = rho R T / W with the density of a charge: by more than half of what the temperatures say
+        assert (burnt[:, 1] / 101325.0 > 0.5 * burnt[:, 0] / 1550).all()
+    same = draw(mechanism, ranges, few, seed=1)
+    assert same.reactor == "constant-pressure"
+    np.testing.assert_allclose(same.samples.states[:, 1], 101325.0, rtol=1e-9)
+
+
+def test_hydrogen_is_learnt_by_a_mechanism_with_carbon():
+    gri = Mechanism("gri30.yaml")
+    path = gri.trajectory(gri.state(1300.0, 101325.0, "H2"), 1e-6 * np.arange(61))
+    model, _ = Surrogate.fit(path[:-1], path[1:], gri, 1e-6, widths=(16,), stages=[SOAP(30)], batch=60)
+    rest = gri.equilibrium(path[:1])
+    assert (np.abs(model.step(path[5:-1]) - path[5:-1])[:, 2:].max(1) > 0).all()  # no step is lost
+    with torch.no_grad():
+        assert float(model.features(torch.as_tensor(rest))[1]) < 1e-3  # the gate closes at equilibrium
+    np.testing.assert_allclose(model.rollout(rest, 200)[:, -1], rest, rtol=1e-6, atol=1e-6)
+
+
+def test_a_range_that_begins_where_the_data_do_is_sampled(mechanism):
+    wide = Ranges("H2", (mechanism.temperature_range[0], 1500.0))
+    assert len(draw(mechanism, wide, Sampling(("manifold",), 60, 4, 0)).samples)
+
+
+def test_perturbed_ions_stay_neutral():
+    ions = Mechanism("gri30_ion.yaml")
+    path = ions.ignition(ions.state(2000.0, 101325.0, "CH4")).states
+    burning = path[path[:, 0] > 2200]
+    samples = Samples(burning, np.zeros(len(burning), dtype=np.int64), ("burning",))
+    moved = perturbed(ions, samples, 100, np.random.default_rng(0)).states
+    moles = moved[:, 2:] / ions.molar_masses
+    charge = ions.composition[:, ions.elements.index("E")]
+    assert moles[:, charge > 0].sum(1).max() > 1e-12  # there are electrons
+    assert np.abs(moles @ charge).max() < 1e-3 * (moles @ np.abs(charge)).max()
+
+
+def test_an_expert_without_states_is_refused(mechanism):
+    path = mechanism.trajectory(mechanism.state(1300.0, 101325.0), 1e-6 * np.arange(20))
+    for edges, words in (((5000.0,), "5000 to inf K"), ((1500.0, 1500.0), "from 1500 to 1500 K")):
+        with pytest.raises(ValueError, match=f"edges is .*{words}"):
+            Surrogate.fit(path[:-1], path[1:], mechanism, 1e-6, edges=edges)
+
+
 def test_kinds_differ_as_they_say(mechanism, drawn):
     kinds = np.array(drawn.origins)[drawn.origin]
     assert {"charge", "ignition", "ignition, perturbed", "ignition, perturbed and followed"} == set(kinds)

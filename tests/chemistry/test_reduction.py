@@ -292,6 +292,20 @@ def test_reactions_are_eliminated_among_the_species_kept(evaluate, fixed, hydrog
         assert row["max"] <= 1.01 * row["tolerance"] and abs(row["signed mean"]) <= row["mean"] <= row["max"]
 
 
+def test_a_whole_that_is_out_of_tolerance_is_not_searched():
+    class Wrong:
+        size, calls = 1, 0
+
+        def __call__(self, design):
+            self.calls += 1
+            return float(sum(design)), np.array([1.5])
+
+    wrong = Wrong()
+    with pytest.raises(ArithmeticError, match="the full mechanism does not meet every tolerance"):
+        reduce(wrong, np.zeros(9, bool), Options(100))
+    assert wrong.calls == 1
+
+
 def test_harm_is_that_of_single_deletions(evaluate, fixed, hydrogen):
     found = greedy(evaluate, fixed, 12)
     harm = dict(zip(hydrogen.species, single_harm(found.archive, fixed), strict=True))
