@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self, TypeVar
 
@@ -153,6 +155,20 @@ def _work(task: Callable[[Any], Any], pipe: Connection) -> None:
                 pipe.send(Failure(f"the result cannot be sent to another process: {error}"))
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started here never hears Ctrl-C, which reaches every process of a terminal: who asked for it ends it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which else would be started by the first process, and unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Worker:
     """A process and what it is doing: starting (not ready), idle (no index) or busy until its deadline."""
 
@@ -165,7 +181,8 @@ class _Worker:
         before = {name: os.environ.get(name) for name in _THREADS}
         os.environ.update(_THREADS)  # inherited by the child, where it must stand before numpy is imported
         try:
-            self.process.start()
+            with _deaf():
+                self.process.start()
         except (AttributeError, TypeError) as error:
             raise ValueError(f"task cannot be sent to a process, so it must be a module's function: {error}") from error
         finally:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,6 +26,10 @@ def scaled(factor, x):
 
 def threads(x):
     return os.environ.get("OMP_NUM_THREADS"), os.getpid()
+
+
+def deaf(x):
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def sleepy(x):
@@ -64,6 +69,12 @@ def test_a_partial_travels_and_workers_have_one_thread():
     before = os.environ.get("OMP_NUM_THREADS")
     ((_, (inherited, pid)),) = run(threads, [0], 1)
     assert inherited == "1" and pid != os.getpid() and os.environ.get("OMP_NUM_THREADS") == before
+
+
+def test_workers_leave_ctrl_c_to_who_asked():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert dict(run(deaf, [0, 1], 2)) == {0: True, 1: True}
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before and signal.SIGINT not in before
 
 
 def test_a_job_that_takes_too_long_is_killed_and_the_rest_goes_on():

@@ -33,6 +33,7 @@ __all__ = [
 
 
 _LONGEST = 200_000  # steps of a rollout that is compared
+_FAINT = 1e-20  # mass fraction that is not told from none
 
 
 def delay(temperatures: np.ndarray, dt: float, least: float = 100.0) -> float:
@@ -197,12 +198,13 @@ def _least(path: np.ndarray) -> float:
 def one_step(surrogate: Surrogate, states: np.ndarray, next_states: np.ndarray) -> list[dict[str, Any]]:
     """Errors of one step by species and by scale: one row for each decade of each reactive species' fraction.
 
-    A row holds the mean absolute error over the mean absolute change, so 1 is as good as standing still.
+    A row holds the mean absolute error over the mean absolute change, so 1 is as good as standing still; changes below
+    1e-20 count as that much.
     """
     ours = surrogate.step(states)
     rows = []
     for k in surrogate.settings.reactive:
-        scale = np.floor(np.log10(np.maximum(next_states[:, 2 + k], 1e-20)))
+        scale = np.floor(np.log10(np.maximum(next_states[:, 2 + k], _FAINT)))
         for decade in np.unique(scale):
             chosen = scale == decade
             change = np.abs(next_states[chosen, 2 + k] - states[chosen, 2 + k]).mean()
@@ -213,7 +215,7 @@ def one_step(surrogate: Surrogate, states: np.ndarray, next_states: np.ndarray) 
                     "decade": int(decade),
                     "states": int(chosen.sum()),
                     "error": float(error),
-                    "relative": float(error / change) if change > 0 else 0.0,
+                    "relative": float(error / max(change, _FAINT)),
                 }
             )
     return rows

@@ -112,6 +112,9 @@ def test_one_step_errors_are_relative_to_the_change(mechanism):
     assert accuracy.overall(rows) == pytest.approx(1.0, abs=1e-12)
     assert {row["species"] for row in rows} == set(mechanism.species) - {"N2", "AR"}
     assert sum(row["states"] for row in rows if row["species"] == "OH") == 39
+    cold = mechanism.state(np.full(3, 400.0), 101325.0)  # where nothing happens, rounding is no error
+    rounded = cold + 1e-25
+    assert accuracy.overall(accuracy.one_step(Still(mechanism), rounded, cold)) < 1e-3
 
 
 def test_recovery_tells_a_good_surrogate_from_a_slow_one(mechanism):
