@@ -10,6 +10,8 @@ names that Cantera ships: `sciml run combustion dme --set mechanism=FILE`, or FI
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -196,28 +198,32 @@ def trained(config: Config, run: Run, mechanism: Mechanism) -> tuple[Surrogate, 
     if path.exists():
         dataset = labels.Dataset.load(path)
     else:
-        drawn = drawn_once(config, run, mechanism)
-        print(f"{len(drawn.samples)} states drawn in {clock.lap('sampling'):.1f} s", flush=True)
+        with clock.stage("sampling"):
+            drawn = drawn_once(config, run, mechanism)
+        print(f"{len(drawn.samples)} states drawn in {clock.seconds['sampling']:.1f} s", flush=True)
         options: dict[str, Any] = {"reactor": config.reactor, "workers": config.workers, "seed": run.seed}
-        dataset = labels.label(
-            mechanism, drawn.samples, path, config.dt, config.length, ranges=drawn.recorded, **options
-        )
-        print(f"{len(dataset)} windows labelled in {clock.lap('labels'):.1f} s", flush=True)
-    audit = labels.audit(dataset, mechanism)
-    clock.lap("audit")
-    model, history = train(dataset, mechanism, config.training, run.seed, run.path / "training.checkpoint.h5")
-    print(f"trained in {clock.lap('training'):.1f} s: {'; '.join(history.reasons)}", flush=True)
+        with clock.stage("labels"):
+            dataset = labels.label(
+                mechanism, drawn.samples, path, config.dt, config.length, ranges=drawn.recorded, **options
+            )
+        print(f"{len(dataset)} windows labelled in {clock.seconds['labels']:.1f} s", flush=True)
+    with clock.stage("audit"):
+        audit = labels.audit(dataset, mechanism)
+    checkpoint = run.path / "training.checkpoint.h5"
+    with clock.stage("training"):
+        model, history = train(dataset, mechanism, config.training, run.seed, checkpoint, config.workers)
+    print(f"trained in {clock.seconds['training']:.1f} s: {'; '.join(history.reasons)}", flush=True)
     model.save(run.path / "surrogate.h5")
     cost = {
-        "seconds": clock.laps,
+        "seconds": clock.seconds,
         "pairs": len(dataset) * dataset.steps,
         "left out": dict(dataset.left_out),
         "label audit, worst": audit.worst,
         "label audit, median": audit.median,
     }
     write_json(finished, cost)
-    for name in ("training.checkpoint.h5", "seconds.json"):
-        (run.path / name).unlink(missing_ok=True)
+    for done in (checkpoint, clock.path):
+        done.unlink(missing_ok=True)
     return model, cost
 
 
@@ -230,20 +236,21 @@ def drawn_once(config: Config, run: Run, mechanism: Mechanism) -> Drawn:
 
 
 class Clock:
-    """Wall times of stages, kept in a file: a resumed run counts those that it finished before."""
+    """Wall times of stages, kept in a file: a resumed run counts what it spent before."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.laps: dict[str, float] = read_json(path) if path.exists() else {}
-        self.begun = time.perf_counter()
+        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
 
-    def lap(self, name: str) -> float:
-        """Seconds since the last lap, kept under a name."""
-        now = time.perf_counter()
-        self.laps[name] = now - self.begun
-        self.begun = now
-        write_json(self.path, self.laps)
-        return self.laps[name]
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of what is done within, be it finished or interrupted."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
+            write_json(self.path, self.seconds)
 
 
 # ------------------------------------------------------------------ tasks

@@ -102,6 +102,8 @@ class Store:
         self._outcomes: dict[bytes, Outcome] = {}
         self._room = 8 * _CHUNK * (dim + errors + 1) + (1 << 16)  # a new chunk of each array, and the tree of chunks
         if self.path.exists():
+            if not self.path.is_file():
+                raise ValueError(f"the cache {self.path} is not a file")
             self._read(fingerprint)
             return
         try:

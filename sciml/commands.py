@@ -242,7 +242,7 @@ def train(
     chosen = _changed(Training(rounds=int(bool(dataset.ranges))), **options)
     checkpoint = out.with_name(out.name + ".checkpoint.h5")
     try:
-        model, history = learn(dataset, gas, chosen, seed, checkpoint)
+        model, history = learn(dataset, gas, chosen, seed, checkpoint, workers=-1)
     except KeyboardInterrupt:
         print(f"interrupted; the same command goes on from {checkpoint}", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -71,21 +71,25 @@ class RelativeIncrement:
         relative: divide each row by its mean magnitude.
         floor: added to it, in units of the mean increment.
         falling: let the floor fall from 1 to its value over the first two thirds of a stage.
+        share: divide every error by the size of its own increment, and this share of its row's, instead of the row's
+            alone: beside a fast unknown that comes back, the slow ones that decide the future hardly move.
     """
 
     head: Any
     relative: bool = True
     floor: float = 1e-3
     falling: bool = False
+    share: float | None = None
 
     def terms(self, field: Any, batch: Any) -> dict[str, Tensor]:
         """The term "increment"."""
         del field  # the head is a part of the model that is trained
         *inputs, target = batch.columns
-        error = (self.head(*inputs) - target).abs().mean(1)
+        error, size = (self.head(*inputs) - target).abs(), target.abs()
         if self.relative:
             floor = self.floor ** min(1.5 * batch.progress, 1.0) if self.falling else self.floor
-            error = error / (target.abs().mean(1) + floor)
+            row = size.mean(1, keepdim=True) + floor
+            error = error / (row if self.share is None else size + self.share * row)
         return {"increment": error.mean()}
 
 

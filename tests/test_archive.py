@@ -75,7 +75,11 @@ def test_files_that_are_no_cache_are_refused(tmp_path):
     (tmp_path / "text.h5").write_text("not HDF5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["designs"] = np.zeros(3)
-    for name, what in (("text.h5", "damaged or not an HDF5 file"), ("other.h5", "not written by a search")):
+    for name, what in (
+        (".", "is not a file"),
+        ("text.h5", "damaged or not an HDF5 file"),
+        ("other.h5", "not written by a search"),
+    ):
         with pytest.raises(ValueError, match=what):
             Store(tmp_path / name, 3, 2, "f")
 

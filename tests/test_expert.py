@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from sciml.expert import Expert
-from sciml.flowmap import RelativeIncrement, draw_rows
+from sciml.flowmap import RelativeIncrement, Rows, draw_rows
 from sciml.optimizers import SOAP
 from sciml.training import fit
 
@@ -51,3 +51,17 @@ def test_relaxation_from_anywhere_is_learnt_sooner_with_the_shortcut():
             errors[name] = float((expert(z) - goal + z[:, :3]).abs().mean())
     assert errors["with"] < 0.7 * errors["without"]
     assert np.isfinite(errors["without"])
+
+
+def test_increments_count_by_rows_or_each_by_itself():
+    """An error of 0.01 beside a large increment hardly counts by the row, but as its share of its own."""
+    found, true = torch.tensor([[1.0, 0.01]]), torch.tensor([[1.0, 0.02]])
+    batch = Rows((found, true))
+
+    def loss(**options):
+        return float(RelativeIncrement(lambda z: z, floor=0.0, **options).terms(None, batch)["increment"])
+
+    assert np.isclose(loss(), 0.01 / 2 / 0.51)
+    assert np.isclose(loss(share=0.3), 0.01 / 2 / (0.02 + 0.3 * 0.51))
+    assert np.isclose(loss(share=0.0), 0.01 / 2 / 0.02)
+    assert np.isclose(loss(relative=False), 0.01 / 2)

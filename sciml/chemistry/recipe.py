@@ -269,6 +269,7 @@ def train(
     training: Training | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
+    workers: int = 0,
 ) -> tuple[Surrogate, History]:
     """Train a surrogate on labels; it remembers how they were made.
 
@@ -278,6 +279,7 @@ def train(
         training: how.
         seed: of parameters and batches.
         checkpoint: file of the training on pairs, to resume from.
+        workers: processes that label what rollouts meet; as for `label`.
 
     Raises:
         ValueError: if the labels are those of another mechanism, or the training diverges.
@@ -308,7 +310,7 @@ def train(
     model.settings = replace(model.settings, labels=_origin(dataset))
     states, after = dataset.states, dataset.next_states
     for number in range(1, training.rounds + 1):
-        more = _visited_labels(model, mechanism, dataset, training.visits, seed + number)
+        more = _visited_labels(model, mechanism, dataset, training.visits, seed + number, workers)
         states, after = np.concatenate([states, more.states]), np.concatenate([after, more.next_states])
         again = [SOAP(max(training.steps // 4, 1), lr=training.lr / 2)]
         history.add(model.learn(states, after, again, training.batch, seed + number))
@@ -342,7 +344,9 @@ def visited(
     return named(np.concatenate(found), "visited")
 
 
-def _visited_labels(model: Surrogate, mechanism: Mechanism, dataset: Dataset, n: int, seed: int) -> Dataset:
+def _visited_labels(
+    model: Surrogate, mechanism: Mechanism, dataset: Dataset, n: int, seed: int, workers: int
+) -> Dataset:
     from sciml.chemistry.labels import label
 
     if not dataset.ranges:
@@ -350,7 +354,7 @@ def _visited_labels(model: Surrogate, mechanism: Mechanism, dataset: Dataset, n:
     found = visited(model, mechanism, ranges_of(dict(dataset.ranges)), n, np.random.default_rng([seed, 2]))
     with TemporaryDirectory() as folder:
         options: dict[str, Any] = {"reactor": dataset.reactor, "rtol": dataset.rtol, "atol": dataset.atol}
-        return label(mechanism, found, Path(folder) / "v.h5", dataset.dt, dataset.steps, workers=-1, **options)
+        return label(mechanism, found, Path(folder) / "v.h5", dataset.dt, dataset.steps, workers=workers, **options)
 
 
 def _origin(dataset: Dataset) -> dict[str, Any]:
