@@ -269,9 +269,15 @@ def recovery(
 def fixed_point(
     surrogate: Surrogate, mechanism: Mechanism, states: np.ndarray, steps: int = 10_000
 ) -> dict[str, float]:
-    """How far equilibrium moves in a rollout: the equilibria of states (n, 2+s) are its starts."""
+    """How far equilibrium moves in a rollout: the equilibria of states (n, 2+s) are its starts.
+
+    Those beyond the range of the thermodynamic data, as of fuels in oxygen, are left out; nothing is told if all are.
+    """
     hold = "HP" if surrogate.settings.reactor == "constant-pressure" else "UV"
     start = mechanism.equilibrium(states, hold)  # type: ignore[arg-type]
+    start = start[~surrogate.beyond(surrogate.sound(start))]
+    if not len(start):
+        return {}
     with torch.no_grad():  # unlike `rollout`, without keeping every state on the way
         x = surrogate.checked(start)
         kept = surrogate.kept(x)

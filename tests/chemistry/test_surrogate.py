@@ -143,6 +143,14 @@ def test_equilibrium_is_a_fixed_point(surrogate, mechanism, charges):
     assert np.abs(end[:, 0] - rest[:, 0]).max() < 1 and np.abs(end[:, 2:] - rest[:, 2:]).max() < 1e-5
 
 
+def test_equilibria_beyond_the_data_are_left_out(surrogate, mechanism):
+    hot = mechanism.state([3000.0], 1e7, "H2", "O2:1")
+    assert mechanism.equilibrium(hot)[0, 0] > mechanism.temperature_range[1]
+    assert accuracy.fixed_point(surrogate, mechanism, hot, 2) == {}
+    both = np.concatenate([hot, mechanism.state([1200.0], 101325.0)])
+    assert accuracy.fixed_point(surrogate, mechanism, both, 2)["T"] < 1e-2
+
+
 def test_perturbed_states_return(surrogate, mechanism, ignitions):
     rng = np.random.default_rng(4)
     early = [
