@@ -307,7 +307,7 @@ def speed(
     states: np.ndarray,
     batches: tuple[int, ...] = (1, 128, 8192),
     tolerances: tuple[tuple[float, float], ...] = ((1e-6, 1e-10), (1e-9, 1e-15)),
-    repeats: int = 3,
+    repeats: int = 7,
 ) -> list[dict[str, float]]:
     """Processor time of a state on one core, everything included, against a reused CVODE reactor.
 
@@ -317,28 +317,29 @@ def speed(
         states: from which batches are filled by repetition.
         batches: sizes.
         tolerances: rtol and atol of CVODE.
-        repeats: the best of so many is taken.
+        repeats: the best of so many is taken; all take turns, since cores do not stay as fast as they are.
     """
     sample = states[np.linspace(0, len(states) - 1, min(len(states), 256)).astype(int)]
-    reactor, threads, rows = surrogate.settings.reactor, torch.get_num_threads(), []
+    reactor, threads = surrogate.settings.reactor, torch.get_num_threads()
+    counts = {size: max(1, min(2048 // size, 200)) for size in batches}
+    work: dict[Any, Callable[[], Any]] = {
+        (rtol, atol): partial(mechanism.advance, sample, surrogate.dt, rtol=rtol, atol=atol, reactor=reactor)
+        for rtol, atol in tolerances
+    }
+    for size, count in counts.items():
+        work[size] = partial(_repeat, count, partial(surrogate.step, np.resize(states, (size, states.shape[1]))))
     torch.set_num_threads(1)
     try:
-        integrator = {
-            pair: best(
-                partial(mechanism.advance, sample, surrogate.dt, rtol=pair[0], atol=pair[1], reactor=reactor), repeats
-            )
-            / len(sample)
-            for pair in tolerances
-        }
-        for size in batches:
-            count = max(1, min(2048 // size, 200))
-            work = partial(_repeat, count, partial(surrogate.step, np.resize(states, (size, states.shape[1]))))
-            work()
-            ours = best(work, repeats) / (count * size)
-            rows += [_row(size, pair, ours, theirs) for pair, theirs in integrator.items()]
+        for size in counts:
+            work[size]()
+        least = _fastest(work, repeats)
     finally:
         torch.set_num_threads(threads)
-    return rows
+    return [
+        _row(size, pair, least[size] / (count * size), least[pair] / len(sample))
+        for size, count in counts.items()
+        for pair in tolerances
+    ]
 
 
 def _repeat(count: int, work: Callable[[], Any]) -> None:
@@ -357,11 +358,12 @@ def _row(size: int, tolerances: tuple[float, float], ours: float, theirs: float)
     }
 
 
-def best(work: Callable[[], Any], repeats: int) -> float:
-    """Least processor time (s) of so many repetitions."""
-    times = []
+def _fastest(work: Mapping[Any, Callable[[], Any]], repeats: int) -> dict[Any, float]:
+    """Least processor times (s) of so many turns."""
+    least = dict.fromkeys(work, float("inf"))
     for _ in range(repeats):
-        begun = time.process_time()
-        work()
-        times.append(time.process_time() - begun)
-    return min(times)
+        for name, task in work.items():
+            begun = time.process_time()
+            task()
+            least[name] = min(least[name], time.process_time() - begun)
+    return least
