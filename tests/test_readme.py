@@ -190,7 +190,7 @@ CLAIMS = [
     ("reused CVODE reactor at rtol 1e-6", "combustion_speed", ("table", 4, "speed-up"), ".0f"),
     ("| ... than at rtol 1e-9", "combustion_speed", ("table", 5, "speed-up"), ".0f"),
     ("where CVODE wins", "combustion_speed", ("table", 0, "speed-up"), ".2f"),
-    ("a premixed flame of hydrogen", "combustion_flame", ("speed of surrogate against CVODE",), ".3f"),
+    ("a premixed flame of hydrogen", "combustion_flame", ("speed of surrogate against CVODE",), ".4f"),
     ("by two workers: times as fast", "combustion_workers", ("speed-up of two",), ".2f"),
     ("that share nothing on the same", "combustion_workers", ("speed-up of two that share nothing",), ".2f"),
     ("to a network by one command", "combustion_h2", ("delay error, mean",), ".4f"),
