@@ -78,7 +78,7 @@ class Config:
     training: Training = Training(rounds=1)
     grid: tuple[int, int] = (6, 3)
     two_stage: bool = False
-    perturbations: int = 40
+    perturbations: int = 120
     long: int = 2000
     rest: int = 10000
     workers: int = -1
