@@ -94,15 +94,16 @@ _QUICK = {
     "sampling": Sampling(states=600, ignitions=4, flames=0),
     "training": Training(widths=(32, 32), steps=200, batch=256, tuning=3, rounds=1, visits=2),
 }
+_HYDROGEN = Training(rounds=1, share=0.3)
 VARIANTS = {
-    "paper": Config(),
+    "paper": Config(training=_HYDROGEN),
     "smoke": Config(**_QUICK, length=3, grid=(2, 1), perturbations=2, long=50, rest=50, lengths=0),  # type: ignore[arg-type]
     "demo": Config(
         task="demo",
         sampling=Sampling(states=8000, ignitions=25, flames=0),
         training=Training(widths=(64, 64), steps=2500, batch=1024),
     ),
-    "h2": Config(),
+    "h2": Config(training=_HYDROGEN),
     "speed": Config(task="speed"),
     "flame": Config(task="flame"),
     "workers": Config(task="workers", sampling=Sampling(flames=0)),
@@ -127,7 +128,7 @@ VARIANTS = {
         temperatures=(1300.0, 1900.0),
         sampling=Sampling(states=100000, flames=2),
         length=3,
-        training=Training(steps=50000, rounds=2, visits=200),
+        training=Training(steps=50000, rounds=2, visits=200, share=0.3),
         lengths=0,
     ),
     "dme": Config(

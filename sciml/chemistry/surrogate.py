@@ -42,7 +42,6 @@ __all__ = ["Settings", "Surrogate"]
 
 _QUIET = 1e-5  # affinities (in units of RT) below which their direction fades out
 _SLOW = 1e-5  # increments, in units of the mean one, below which errors no longer count by their share
-_SHARE = 0.3  # of the mean increment of a row, added to each of its increments, where errors count by species
 _TEMPERATURES = (250.0, 5000.0)  # K, between which a step may end
 _MANY = 8192  # states from which on the time of the network counts more than 1e-6
 _SLACK = 1e-3  # of the thermodynamic range: what the transport of a flow solver leaves at its ends
@@ -432,13 +431,14 @@ class Surrogate(nn.Module):
         batch: int = 1024,
         seed: int = 0,
         checkpoint: str | Path | None = None,
+        share: float | None = None,
     ) -> History:
         """Go on training on pairs of states, with the statistics of the inputs as they are; arguments as for `fit`.
 
-        Errors now count relative to the increment of their own species. Rollouts always have radicals a little off
-        their balance; an error of what these lead to is small beside their return, but it is what adds up.
+        Where a `share` is given, errors count relative to the increment of their own species and that share of the
+        row's mean (see `flowmap.RelativeIncrement`).
         """
-        return self._trained(self._examples(states, next_states), stages, batch, seed, checkpoint, _SHARE)
+        return self._trained(self._examples(states, next_states), stages, batch, seed, checkpoint, share)
 
     def _trained(
         self,

@@ -200,3 +200,7 @@ def test_rounds_follow_the_training(mechanism, drawn, tmp_path):
         train(dataclasses.replace(labelled, ranges={}), mechanism, quick)
     with pytest.raises(ValueError, match="rounds"):
         Training(rounds=-1)
+    with pytest.raises(ValueError, match="share is 0"):
+        Training(share=0.0)
+    other = train(labelled, mechanism, dataclasses.replace(quick, share=0.3), seed=3)[0]
+    assert np.abs(other.step(few.states) - models[0].step(few.states)).max() > 0
