@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sciml.chemistry.ignition import peak, stages
+from sciml.chemistry.trajectories import LONGEST
 
 if TYPE_CHECKING:
     from sciml.chemistry.mechanism import Mechanism
@@ -32,7 +33,6 @@ __all__ = [
 ]
 
 
-_LONGEST = 200_000  # steps of a rollout that is compared
 _FAINT = 1e-20  # mass fraction that is not told from none
 
 
@@ -183,8 +183,8 @@ def _reference(
     if not np.isfinite(run.delay):
         return run.status.partition(":")[0]
     steps = max(int(np.ceil(reach * run.delay / dt)), 8)
-    if steps > _LONGEST:
-        return f"takes more than {_LONGEST} steps"
+    if steps > LONGEST:
+        return f"takes more than {LONGEST} steps"
     path = mechanism.trajectory(state, dt * np.arange(steps + 1), reactor=reactor)
     when = delay(path[:, 0], dt, _least(path))
     return (path, when) if np.isfinite(when) else "ignited within a step"
@@ -275,15 +275,15 @@ def fixed_point(
     """
     hold = "HP" if surrogate.settings.reactor == "constant-pressure" else "UV"
     start = mechanism.equilibrium(states, hold)  # type: ignore[arg-type]
-    start = start[~surrogate.beyond(surrogate.sound(start))]
-    if not len(start):
+    first = surrogate.sound(start)
+    first = first[torch.as_tensor(~surrogate.beyond(first))]
+    if not len(first):
         return {}
     with torch.no_grad():  # unlike `rollout`, without keeping every state on the way
-        x = surrogate.checked(start)
-        kept = surrogate.kept(x)
+        x, kept = first, surrogate.kept(first)
         for _ in range(steps):
             x = surrogate.constrained(x, *kept)
-    moved = np.abs(x.numpy() - start)
+    moved = (x - first).abs()
     return {"T": float(moved[:, 0].max()), "Y": float(moved[:, 2:].max())}
 
 

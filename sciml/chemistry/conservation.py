@@ -13,11 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sciml.chemistry.states import lacking
 from sciml.chemistry.thermo import recorded
 
 __all__ = ["Conservation", "shortened"]
-
-_ABSENT = 1e-30  # kmol of an element in a kilogram below which there is none of it
 
 
 class Conservation(nn.Module):
@@ -42,11 +41,10 @@ class Conservation(nn.Module):
 
     def impossible(self, elements: Tensor) -> Tensor | None:
         """Which species (n, r) hold an element of which mixtures have none (n, e); None where no mixture lacks any."""
-        # an amount that some species lower, charge, may be zero where there are carriers of it
-        lacking = (elements < _ABSENT) & (self.atoms >= 0).all(0)
-        if not recorded() and not bool(lacking.any()):
+        none = lacking(elements, self.atoms)
+        if not recorded() and not bool(none.any()):
             return None
-        return (lacking.to(elements.dtype) @ (self.atoms > 0).to(elements.dtype).T) > 0
+        return (none.to(elements.dtype) @ (self.atoms > 0).to(elements.dtype).T) > 0
 
     def forward(self, old: Tensor, proposed: Tensor, elements: Tensor) -> Tensor:
         """Fractions (n, r) with the elements (n, e) of `old`, near to `proposed`, none of them negative."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sciml.chemistry.mechanism import CanteraError, Reactor, network, sentence
-from sciml.chemistry.states import clean, rows
+from sciml.chemistry.states import clean, lacking, rows
 
 if TYPE_CHECKING:
     from sciml.chemistry.mechanism import Mechanism
@@ -24,7 +24,6 @@ __all__ = ["FAILED", "OK", "REFUSED", "Advanced", "Integrator", "advance", "traj
 
 Array = NDArray[np.float64]
 OK, REFUSED, FAILED = 0, 1, 2
-_ABSENT = 1e-30  # kmol of an element in a kilogram below which there is none of it
 RTOL, ATOL = 1e-9, 1e-15
 
 
@@ -260,9 +259,7 @@ def silence(mechanism: Mechanism, before: Array, after: Array) -> None:
         after: (n, 2+s) or (n, m, 2+s), what became of each.
     """
     atoms = mechanism.composition / mechanism.molar_masses[:, None]
-    # charge is zero in all that is neutral, and yet there may be carriers of it
-    lacking = (before[:, 2:] @ atoms < _ABSENT) & (atoms >= 0).all(axis=0)
-    absent = lacking.astype(float) @ (atoms > 0).T > 0
+    absent = lacking(before[:, 2:] @ atoms, atoms).astype(float) @ (atoms > 0).T > 0
     fractions = after[..., 2:]
     where = absent.reshape(len(absent), *[1] * (after.ndim - 2), -1) & np.isfinite(fractions)
     np.copyto(fractions, 0.0, where=where)

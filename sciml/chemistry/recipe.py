@@ -18,7 +18,7 @@ import numpy as np
 from sciml.chemistry.samples import Samples, concatenate, fractions_within, heat_release_within
 from sciml.chemistry.sampling import Ranges, monte_carlo, multi_scale, named, perturbed
 from sciml.chemistry.splitting import after_transport, flames_of
-from sciml.chemistry.trajectories import along, evolved, manifold, on_the_way, relaxed
+from sciml.chemistry.trajectories import LONGEST, along, evolved, manifold, on_the_way, relaxed
 from sciml.files import read_h5, write_h5
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Drawn", "Sampling", "Training", "draw", "grid_of", "ranges_of", "train", "visited"]
 
 Progress = Callable[[int, int], None]
-_LONGEST = 200_000  # steps of a rollout whose states are learnt
 KINDS = ("manifold", "perturbed", "relaxed", "nearby", "multi-scale", "evolution", "monte carlo")
 
 
@@ -222,7 +221,7 @@ def draw(
     each = sampling.states // len(sampling.kinds)
     points = max(each // sampling.ignitions, 20)
     # what is asked for must not lie at the edge of what is known
-    wide = _widened(ranges, *mechanism.temperature_range)
+    wide = ranges.widened(within=mechanism.temperature_range)
     base = manifold(mechanism, wide, generator, sampling.ignitions, 0, 0, points, progress, reactor)
     flames = 0 if mechanism.inspection.without_transport else sampling.flames
     if burning := flames_of(mechanism, wide, flames, generator) if flames else ():
@@ -262,12 +261,6 @@ def draw(
         parts.append(found)
     samples = concatenate(parts).deduplicated().shuffled(generator)
     return Drawn(samples, mechanism.source, mechanism.hash, ranges, seed, reactor)
-
-
-def _widened(ranges: Ranges, low: float, high: float) -> Ranges:
-    """Wider ranges whose temperatures leave those from `low` to `high` only where the given ones do."""
-    wide = ranges.widened()
-    return replace(wide, T=(min(ranges.T[0], max(wide.T[0], low)), max(ranges.T[1], min(wide.T[1], high))))
 
 
 def train(
@@ -345,7 +338,7 @@ def visited(
         raise ValueError(f"none of {n} charges ignites, so there is nothing to visit in these ranges")
     found = []
     for few in np.array_split(order, math.ceil(len(order) / 20)):  # all paths at once would not fit into memory
-        ends = np.ceil(np.minimum(1.5 * delays[few] / model.dt, _LONGEST)).astype(int)
+        ends = np.ceil(np.minimum(1.5 * delays[few] / model.dt, LONGEST)).astype(int)
         paths = model.rollout(starts[few], int(ends.max()))
         found += [along(path[: end + 1], points) for path, end in zip(paths, ends, strict=True)]
     return named(np.concatenate(found), "visited")

@@ -57,12 +57,14 @@ class Ranges:
             if not (np.isfinite([low, high]).all() and 0 < low <= high):
                 raise ValueError(f"the range {name} is {low:g} to {high:g} {unit}".rstrip() + ", which is empty")
 
-    def widened(self, T: float = 0.1, phi: float = 0.2) -> Ranges:
-        """Ranges whose ends are no longer at an end: T by a share of its span, phi by a factor 1 + phi."""
-        margin = T * (self.T[1] - self.T[0])
-        return replace(
-            self, T=(self.T[0] - margin, self.T[1] + margin), phi=(self.phi[0] / (1 + phi), self.phi[1] * (1 + phi))
-        )
+    def widened(self, T: float = 0.1, phi: float = 0.2, within: tuple[float, float] = (-np.inf, np.inf)) -> Ranges:
+        """Ranges whose ends are no longer at an end: T by a share of its span, phi by a factor 1 + phi.
+
+        Widening leaves the temperatures `within` (K) only where the ends themselves lie beyond them.
+        """
+        (low, high), margin = self.T, T * (self.T[1] - self.T[0])
+        wide = min(low, max(low - margin, within[0])), max(high, min(high + margin, within[1]))
+        return replace(self, T=wide, phi=(self.phi[0] / (1 + phi), self.phi[1] * (1 + phi)))
 
     def charges(self, mechanism: Mechanism, n: int, generator: Generator) -> Array:
         """`n` unburnt mixtures: T uniform, p and phi uniform in the logarithm, (n, 2+s)."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_rows", "clean", "rows", "sound"]
+__all__ = ["check_rows", "clean", "lacking", "rows", "sound"]
 
 Array = NDArray[np.float64]
 # what integrators leave behind (their absolute tolerance), far above rounding, far below any fraction that matters
 _NEGATIVE = 1e-12
 _SUM = 1e-6
+_ABSENT = 1e-30  # kmol of an element in a kilogram below which there is none of it
 
 
 def rows(states: ArrayLike, n_species: int) -> Array:
@@ -69,6 +72,18 @@ def clean(states: Array) -> Array:
     np.maximum(out[..., 2:], 0.0, out=out[..., 2:])
     out[..., 2:] /= out[..., 2:].sum(axis=-1, keepdims=True)
     return out
+
+
+def lacking(elements: Any, atoms: Any) -> Any:
+    """Which elements mixtures have none of, (n, e) booleans, arrays or tensors as given.
+
+    Charge is zero in all that is neutral, and yet there may be carriers of it: what some species lower is never lacked.
+
+    Args:
+        elements: (n, e), kmol in a kilogram.
+        atoms: (s, e), of whatever scale: their signs count.
+    """
+    return (elements < _ABSENT) & (atoms >= 0).all(0)
 
 
 def sound(states: ArrayLike, n_species: int) -> Array:

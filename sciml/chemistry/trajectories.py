@@ -17,8 +17,9 @@ from sciml.chemistry.sampling import Array, Generator, Ranges, check_count, insi
 if TYPE_CHECKING:
     from sciml.chemistry.mechanism import Mechanism, Reactor
 
-__all__ = ["along", "evolved", "manifold", "on_the_way", "relaxed"]
+__all__ = ["LONGEST", "along", "evolved", "manifold", "on_the_way", "relaxed"]
 
+LONGEST = 200_000  # steps of a rollout that is learnt from or compared
 _EACH = 4  # perturbed states of every charge
 
 
